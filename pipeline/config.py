@@ -1,0 +1,390 @@
+"""params.yaml -> frozen, strict types. The only reader of params.yaml.
+
+Nothing here imports torch, so that flows and `--help` stay fast. Blocks whose meaning belongs to a module (`model:` to the
+family, `source:` to the data set, `sampler:` to the samplers) are kept as mappings by `load` and read by that module's own
+pydantic `Config`; `check` reads every one of them, so that a bad value ends before any stage works.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, cast
+
+import yaml
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
+
+from pipeline.block import Block as Block
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+Positive = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+T = TypeVar("T")
+
+
+class Data(Block):
+    """What `prepare` writes to data/prepared: the module pipeline/datasets/<kind>.py reads `source`."""
+
+    kind: str
+    source: dict[str, Any] = Field(default_factory=dict)
+    valid_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    near_duplicate: Annotated[float, Field(ge=0, le=20)] = 1.5
+    seed: NotNegative = 0
+
+
+class DataLimits(Block):
+    """What the data expectations tolerate. Shifts are in units of the training split's standard deviation."""
+
+    class_imbalance: Annotated[float, Field(ge=1)] = 1.5
+    drift: Annotated[float, Field(gt=0)] = 0.25
+    constant_images: Fraction = 0.001
+    duplicates: Fraction = 0.01
+
+
+class SampleLimits(Block):
+    """What the expectations on generated samples tolerate (shares of all images unless said)."""
+
+    duplicates: Fraction = 0.02
+    smallest_class: Fraction = 0.005
+    largest_class: Fraction = 0.4
+    diversity: Annotated[float, Field(ge=0)] = 0.25
+
+
+class Validate(Block):
+    data: DataLimits = DataLimits()
+    samples: SampleLimits = SampleLimits()
+
+
+class Training(Block):
+    """How the one training loop runs. Steps are optimiser steps; `ema_fraction` is the EMA horizon over the steps so far."""
+
+    steps: Positive
+    batch: Positive = 64
+    learning_rate: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.99)
+    warmup: NotNegative = 50
+    decay_fraction: Fraction = 0.3
+    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    ema_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
+    ema_longest: Annotated[float, Field(gt=1)] = 10_000.0
+    log_every: Positive = 10
+    valid_every: Positive = 100
+    valid_images: Positive = 512
+    checkpoint_every: Positive = 200
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_are_tuples(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("betas"), list):
+            return {**values, "betas": tuple(values["betas"])}
+        return values
+
+
+class Run(Block):
+    """One model to train. `family: vdm` names the module pipeline/families/vdm.py, whose Config reads `model`."""
+
+    family: str
+    data: str
+    seed: NotNegative = 0
+    model: dict[str, Any] = Field(default_factory=dict)
+    training: Training
+
+
+class Sample(Block):
+    """One set of generated images. Image i depends on (seed, i) only."""
+
+    run: Name
+    sampler: dict[str, Any]
+    steps: Positive
+    images: Positive
+    seed: NotNegative = 0
+
+
+class Bound(Block):
+    """How bits/dim of one run is measured: `images` of `split` (null: all), `times` low-discrepancy times per image."""
+
+    split: Literal["valid", "test"] = "test"
+    images: Positive | None = None
+    times: Annotated[int, Field(ge=2)] = 8
+    batch: Positive = 100
+    seed: NotNegative = 0
+
+
+class Evaluate(Block):
+    """How samples are measured against `reference`, in the features of `extractor`.
+
+    `extractor` is a name under extractors:, or `inception` with `inception_weights` a safetensors or torch file of
+    torchvision's Inception-v3 that the user has.
+    """
+
+    extractor: Name
+    inception_weights: str | None = None
+    reference: Literal["train", "test"] = "test"
+    neighbours: Positive = 5
+    kid_subsets: Positive = 50
+    kid_subset_size: Annotated[int, Field(ge=2)] = 200
+    inception_score_splits: Positive = 5
+    bootstrap: NotNegative = 100
+    baseline_images: Positive = 1000
+    seed: NotNegative = 0
+
+
+class Params(Block):
+    data: Data
+    validate_: Validate = Field(default=Validate(), alias="validate")
+    extractors: dict[Name, Run]
+    runs: dict[Name, Run]
+    samples: dict[Name, Sample]
+    bounds: dict[Name, Bound] = Field(default_factory=dict)
+    evaluate: Evaluate
+
+    @model_validator(mode="after")
+    def _names_meet(self) -> Params:
+        for name in self.runs:
+            if name in self.extractors:
+                raise ValueError(f"runs.{name} has the name of an extractor; allowed: names that differ, as both write a curve under theirs")
+        if "baselines" in self.samples:
+            raise ValueError("samples.baselines has the name of the baselines' own metrics; allowed: any other name")
+        for name, sample in self.samples.items():
+            if sample.run not in self.runs:
+                raise _unknown(f"samples.{name}.run", sample.run, list(self.runs))
+        for name in self.bounds:
+            if name not in self.runs:
+                raise _unknown(f"bounds.{name}", name, list(self.runs))
+        if self.evaluate.extractor not in [*self.extractors, "inception"]:
+            raise _unknown("evaluate.extractor", self.evaluate.extractor, [*self.extractors, "inception"])
+        if self.evaluate.extractor == "inception" and self.evaluate.inception_weights is None:
+            raise ValueError(
+                "evaluate.inception_weights is null; allowed with evaluate.extractor: inception is the path of a weights "
+                "file of torchvision's Inception-v3; set it, or name a trained extractor"
+            )
+        for role, block in (("runs", self.runs), ("extractors", self.extractors)):
+            for name, run in block.items():
+                if run.family not in families():
+                    raise _unknown(f"{role}.{name}.family", run.family, families())
+        if self.data.kind not in datasets():
+            raise _unknown("data.kind", self.data.kind, datasets())
+        for name in self.extractors:
+            if name in self.runs:
+                raise ValueError(
+                    f"extractors.{name} is also the name of a run, and both would write reports/curves/{name}.csv; allowed: a name "
+                    "that no run has"
+                )
+        return self
+
+
+class HasConfig(Protocol):
+    """What a module named in params.yaml offers: the pydantic type that reads its block."""
+
+    Config: ClassVar[type[BaseModel]]
+
+
+def _modules(folder: str) -> list[str]:
+    here = Path(__file__).parent / folder
+    return sorted(file.stem for file in here.glob("*.py") if not file.stem.startswith("_"))
+
+
+def families() -> list[str]:
+    """Names that `family:` may take: one per file of pipeline/families."""
+    return _modules("families")
+
+
+def datasets() -> list[str]:
+    """Names that `data.kind` may take: one per file of pipeline/datasets, with hyphens."""
+    return [name.replace("_", "-") for name in _modules("datasets")]
+
+
+def family_module(run: Run) -> Any:
+    """The module pipeline/families/<family>.py: `Config`, `build(cfg, spec)`."""
+    return importlib.import_module(f"pipeline.families.{run.family}")
+
+
+def dataset_module(data: Data) -> Any:
+    """The module pipeline/datasets/<kind>.py: `Config`, `load(cfg)`."""
+    return importlib.import_module(f"pipeline.datasets.{data.kind.replace('-', '_')}")
+
+
+def read_block(kind: Any, values: Mapping[str, Any], key: str) -> Any:
+    """Reads `values`, found at `key` of params.yaml, as the pydantic type `kind`; raises a one-sentence ValueError."""
+    try:
+        return TypeAdapter(kind).validate_python(_tuples(dict(values)))
+    except ValidationError as error:
+        raise ValueError(sentence(error, key, kind)) from None
+
+
+def load(path: str | Path = "params.yaml") -> Params:
+    """Reads params.yaml. Raises ValueError with one sentence: key, value, what is allowed."""
+    file = Path(path)
+    if not file.is_file():
+        raise ValueError(f"{file} does not exist; run from the top folder of the repository, or name another file by --params")
+    try:
+        values = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader, see below
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} holds {type(values).__name__}; allowed is a mapping with the keys {_list(_fields_at(Params, ()))}")
+    # `defaults` holds YAML anchors only: merged by YAML itself, read by nobody.
+    values.pop("defaults", None)
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(f"{file}: {sentence(error, '', Params)}") from None
+
+
+def check(params: Params) -> None:
+    """Reads every block that belongs to a module: families, data set, samplers. Imports torch."""
+    read_block(dataset_module(params.data).Config, params.data.source, "data.source")
+    for role, block in (("runs", params.runs), ("extractors", params.extractors)):
+        for name, run in block.items():
+            read_block(family_module(run).Config, run.model, f"{role}.{name}.model")
+    samplers = importlib.import_module("pipeline.diffusion.sampler")
+    for name, sample in params.samples.items():
+        sampler = read_block(samplers.Sampler, sample.sampler, f"samples.{name}.sampler")
+        run = params.runs[sample.run]
+        model = read_block(family_module(run).Config, run.model, f"runs.{sample.run}.model")
+        if not hasattr(model, "schedule"):
+            raise ValueError(f"samples.{name}.run is {sample.run!r} of family {run.family}, which generates nothing; name a generative run")
+        try:
+            model.schedule.build().times(sample.steps, sampler.spacing)
+        except ValueError as error:
+            raise ValueError(f"samples.{name}: {error}") from None
+    roles = importlib.import_module("pipeline.roles")
+    for name, extractor in params.extractors.items():
+        if not issubclass(family_module(extractor).Model, roles.Classifying):
+            classifiers = [family for family in families() if issubclass(importlib.import_module(f"pipeline.families.{family}").Model, roles.Classifying)]
+            raise ValueError(
+                f"extractors.{name}.family is {extractor.family!r}, which has no features to measure in; allowed: {_list(classifiers)}"
+            )
+    for name in params.bounds:
+        if not issubclass(family_module(params.runs[name]).Model, roles.Bounded):
+            raise ValueError(
+                f"bounds.{name} asks for bits/dim of the family {params.runs[name].family}, which has no bound; remove bounds.{name}"
+            )
+
+
+def sentence(error: ValidationError, prefix: str, kind: Any) -> str:
+    """One sentence for the first problem of a pydantic error: the key, the value, what is allowed."""
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"] if not _is_tag(str(part), first["loc"], kind)]
+    key = ".".join([*([prefix] if prefix else []), *location]) or "params.yaml"
+    more = len(error.errors()) - 1
+    also = f" ({more} more problem{'s' if more > 1 else ''} after this one)" if more else ""
+    context = cast(dict[str, Any], first.get("ctx", {}))
+    value = _short(first["input"])
+    match first["type"]:
+        case "value_error":
+            message = str(context["error"])
+            return message + also if re.match(r"[a-z_]+\.", message) else f"{key}: {message}{also}"
+        case "extra_forbidden":
+            allowed = _fields_at(kind, first["loc"][:-1])
+            return f"{key} is not a known key{_guess(location[-1], allowed)}; allowed here: {_list(allowed)}{also}"
+        case "missing":
+            return f"{key} is missing; it is required{also}"
+        case "union_tag_invalid":
+            allowed_tags = re.findall(r"'([^']*)'", str(context["expected_tags"]))
+            return f"{key}.kind is {context['tag']!r}{_guess(str(context['tag']), allowed_tags)}; allowed: {_list(allowed_tags)}{also}"
+        case "union_tag_not_found":
+            return f"{key}.kind is missing; it is required{also}"
+        case "literal_error":
+            allowed_values = re.findall(r"'([^']*)'", str(context["expected"]))
+            return f"{key} is {value}{_guess(str(first['input']), allowed_values)}; allowed: {context['expected']}{also}"
+        case "string_pattern_mismatch":
+            return f"{key} is {value}; allowed are names of lower-case letters, digits and hyphens{also}"
+        case _:
+            rule = re.sub(r"^Input should be ", "", first["msg"])
+            return f"{key} is {value}; allowed: {rule[:1].lower() + rule[1:]}{also}"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as DVC reads it: duplicate keys are errors and 1e-3 is a number (YAML 1.1 takes it for text)."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    own = [loader.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]  # type: ignore[no-untyped-call]
+    for key in own:
+        if own.count(key) > 1:
+            raise yaml.YAMLError(f"the key {key!r} stands twice in line {node.start_mark.line + 1} and after; keep one")
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def _tuples(value: Any) -> Any:
+    """YAML has lists only; frozen configurations hold tuples, which strict mode does not make from lists."""
+    if isinstance(value, dict):
+        return {key: _tuples(inner) for key, inner in value.items()}
+    return tuple(_tuples(inner) for inner in value) if isinstance(value, list) else value
+
+
+def _unknown(key: str, value: str, allowed: list[str]) -> ValueError:
+    return ValueError(f"{key} is {value!r}{_guess(value, allowed)}; allowed: {_list(allowed)}")
+
+
+def _guess(value: str, allowed: list[str]) -> str:
+    near = difflib.get_close_matches(value, allowed, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _list(values: Any) -> str:
+    return ", ".join(sorted(str(value) for value in values))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _is_tag(part: str, location: tuple[Any, ...], kind: Any) -> bool:
+    """Pydantic puts the tag of a discriminated union into the location; a user's key does not have it."""
+    del location
+    return part in _tags(kind)
+
+
+def _tags(kind: Any) -> set[str]:
+    tags = set(re.findall(r"'kind', ?'([a-z0-9-]+)'", repr(kind)))
+    try:
+        schema = TypeAdapter(kind).json_schema()
+    except Exception:  # a kind without a JSON schema has no tags to strip
+        return tags
+    for definition in [schema, *schema.get("$defs", {}).values()]:
+        const = definition.get("properties", {}).get("kind", {}).get("const")
+        if const is not None:
+            tags.add(const)
+    return tags
+
+
+def _fields_at(kind: Any, location: tuple[Any, ...]) -> list[str]:
+    """Names of the keys that are allowed at a location of the type `kind`."""
+    schema = TypeAdapter(kind).json_schema(by_alias=True)
+    definitions = schema.get("$defs", {})
+
+    def resolve(node: dict[str, Any]) -> dict[str, Any]:
+        while "$ref" in node:
+            node = definitions[node["$ref"].rsplit("/", 1)[-1]]
+        return node
+
+    node = resolve(schema)
+    for part in location:
+        options = node.get("oneOf") or node.get("anyOf") or []
+        tagged = [resolve(option) for option in options]
+        match = [option for option in tagged if option.get("properties", {}).get("kind", {}).get("const") == part]
+        if match:
+            node = match[0]
+        elif str(part) in node.get("properties", {}):
+            node = resolve(node["properties"][str(part)])
+        elif isinstance(node.get("additionalProperties"), dict):
+            node = resolve(node["additionalProperties"])
+        elif "patternProperties" in node:
+            node = resolve(next(iter(node["patternProperties"].values())))
+    return list(node.get("properties", {}))

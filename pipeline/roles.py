@@ -1,0 +1,141 @@
+"""The contracts between families and stages, nothing else. What a model can do is what roles it inherits.
+
+Shapes: B images of C channels, H rows, W columns. Model space is [-1, 1] for pixels: code k of L levels stands at its bin's
+centre, (2k + 1)/L - 1, for every family alike, so that bits/dim and samples compare.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from pipeline.diffusion.gaussian import Reverse
+    from pipeline.diffusion.schedule import NoiseSchedule
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What a model must know of its data: (C, H, W), levels of a pixel (None: real-valued latents), number of classes."""
+
+    shape: tuple[int, int, int]
+    levels: int | None
+    classes: int
+
+    @property
+    def dimensions(self) -> int:
+        """C * H * W: what bits/dim is divided by."""
+        channels, height, width = self.shape
+        return channels * height * width
+
+
+@dataclass(frozen=True)
+class Batch:
+    """x: (B, C, H, W) float32 in model space; y: (B,) int64 class labels."""
+
+    x: Tensor
+    y: Tensor
+
+
+@dataclass(frozen=True)
+class Loss:
+    """total: (B,), what the player minimises, per example; parts: name -> (B,), logged as player/name."""
+
+    total: Tensor
+    parts: Mapping[str, Tensor]
+
+
+class Random(ABC):
+    """Randomness as an argument: every draw is keyed by a seed, a step and the `purpose` given here.
+
+    The same (seed, step, purpose) gives the same numbers whatever was drawn before, on CPU and GPU alike.
+    """
+
+    @abstractmethod
+    def normal(self, shape: tuple[int, ...], purpose: str) -> Tensor:
+        """Standard normal float32 of `shape`; the first dimension is the batch."""
+
+    @abstractmethod
+    def uniform(self, shape: tuple[int, ...], purpose: str) -> Tensor:
+        """Uniform float32 in [0, 1) of `shape`; the first dimension is the batch."""
+
+
+class Trainable(nn.Module, ABC):
+    """Something that the one training loop can train."""
+
+    @abstractmethod
+    def players(self) -> Mapping[str, nn.Module]:
+        """Name -> what that optimiser owns, in the order of the updates."""
+
+    @abstractmethod
+    def loss(self, player: str, batch: Batch, step: int, rng: Random) -> Loss:
+        """What `player` minimises, per example."""
+
+
+class Generative(ABC):
+    """A model that goes from noise to data by steps of a noise schedule."""
+
+    schedule: NoiseSchedule
+
+    @abstractmethod
+    def reverse(self, z_t: Tensor, s: Tensor, t: Tensor, y: Tensor | None, rng: Random, clip: float | None = None) -> Reverse:
+        """p(z_s | z_t) for times s < t, each (B,); `clip` bounds |x_hat| before the mean is formed (None: no clipping)."""
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The two terms of the bound at the ends of the chain, in nats per image, each (B,)."""
+
+    prior: Tensor
+    reconstruction: Tensor
+
+
+@dataclass(frozen=True)
+class Draw:
+    """nats: (B,), each an unbiased estimate of the whole diffusion term per image; time: (B,) where it was evaluated."""
+
+    nats: Tensor
+    time: Tensor
+
+
+class Bounded(ABC):
+    """A model with a variational bound on the likelihood of discrete data: prior + reconstruction + diffusion."""
+
+    @abstractmethod
+    def ends(self, batch: Batch, rng: Random) -> Ends:
+        """The prior term, exact, and one draw of the reconstruction term."""
+
+    @abstractmethod
+    def diffusion(self, batch: Batch, uniform: Tensor, rng: Random) -> Draw:
+        """One draw of the diffusion term where `uniform`, (B,) in [0, 1), says: the model may warp it to where the term is
+        large, and then weighs what it finds."""
+
+
+class Classifying(ABC):
+    """A classifier whose penultimate features are a metric space."""
+
+    @abstractmethod
+    def features(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) in model space -> (B, F)."""
+
+    @abstractmethod
+    def logits(self, features: Tensor) -> Tensor:
+        """(B, F) -> (B, classes)."""
+
+
+class Codec(ABC):
+    """A pair of maps between images and a smaller space."""
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> latent."""
+
+    @abstractmethod
+    def decode(self, z: Tensor) -> Tensor:
+        """Latent -> (B, C, H, W)."""
+
+

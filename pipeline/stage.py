@@ -1,0 +1,33 @@
+"""What every stage's `main` shares: arguments first, heavy imports after, one sentence for a user's mistake."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from pipeline import config
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser with `--params`; builds before anything heavy is imported, so that --help answers at once."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--params", default="params.yaml", help="the parameter file (default: %(default)s)")
+    return made
+
+
+def choose(block: dict[str, config.T], name: str, key: str) -> config.T:
+    """block[name], or a ValueError that lists the names."""
+    if name not in block:
+        raise ValueError(f"{key} has no {name!r}; allowed: {', '.join(block)}")
+    return block[name]
+
+
+def guarded(work: Callable[[], object]) -> int:
+    """Runs `work`; a ValueError (a user's mistake) becomes one line on stderr and exit status 2."""
+    try:
+        work()
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
