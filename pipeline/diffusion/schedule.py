@@ -1,0 +1,172 @@
+"""Noise schedules: gamma(t) = -log SNR(t), non-decreasing in t in [0, 1].
+
+alpha^2 = sigmoid(-gamma), sigma^2 = sigmoid(gamma). Everything here is float64: differences of neighbouring gammas lose
+digits in float32. gamma(0) = -inf is legal: a discrete chain starts at the data itself.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from pipeline.block import Block
+
+Spacing = Literal["uniform", "respaced"]
+
+
+class NoiseSchedule(nn.Module, ABC):
+    """gamma as a function of time, and the grids of times that samplers walk on."""
+
+    @abstractmethod
+    def gamma(self, t: Tensor) -> Tensor:
+        """(B,) times in [0, 1] -> (B,) float64."""
+
+    @abstractmethod
+    def times(self, steps: int, spacing: Spacing) -> Tensor:
+        """(steps + 1,) float64 from 1.0 down to 0.0. Raises ValueError for a grid that the schedule does not have."""
+
+    @abstractmethod
+    def input(self, gamma: Tensor) -> Tensor:
+        """The network's view of gamma: (B,) -> (B,) float32, about [0, 1] by constants that training never moves."""
+
+
+class DiscreteSchedule(NoiseSchedule):
+    """T noise levels from a table of alpha-bar; time i/T is the state after i steps, and time 0 is the data."""
+
+    table: Tensor
+
+    def __init__(self, betas: Tensor) -> None:
+        """betas: (T,) float64 in (0, 1)."""
+        super().__init__()
+        assert betas.dtype == torch.float64 and bool(((betas > 0) & (betas < 1)).all())
+        log_alpha_bar = torch.log1p(-betas).cumsum(0)
+        # log(alpha-bar / (1 - alpha-bar)) through expm1: raw alpha-bar loses the digits of 1 - alpha-bar.
+        gamma = torch.log(-torch.expm1(log_alpha_bar)) - log_alpha_bar
+        self.register_buffer("table", torch.cat([torch.full((1,), -math.inf, dtype=torch.float64), gamma]))
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return len(self.table) - 1
+
+    def gamma(self, t: Tensor) -> Tensor:
+        position = t.to(torch.float64) * self.steps
+        index = position.round()
+        assert bool(((position - index).abs() < 1e-6).all()), "times of a discrete schedule are multiples of 1/T"
+        return self.table[index.long()]
+
+    def times(self, steps: int, spacing: Spacing) -> Tensor:
+        """`uniform`: T, T - T/S, ..., 0 rounded; `respaced` (improved DDPM): S levels from T to 1 evenly, then 0."""
+        if not 1 <= steps <= self.steps:
+            raise ValueError(f"steps is {steps}; allowed: 1 to {self.steps}, the number of levels of the run's schedule")
+        if spacing == "uniform":
+            index = [round(self.steps * (steps - i) / steps) for i in range(steps + 1)]
+        else:
+            stride = (self.steps - 1) / (steps - 1) if steps > 1 else 0.0
+            index = [*(round(i * stride) + 1 for i in reversed(range(steps))), 0]
+            index[0] = self.steps
+        return torch.tensor(index, dtype=torch.float64) / self.steps
+
+    def input(self, gamma: Tensor) -> Tensor:
+        return ((gamma - self.table[1]) / (self.table[-1] - self.table[1])).float()
+
+
+class ContinuousSchedule(NoiseSchedule):
+    """gamma differentiable in t, with finite end points."""
+
+    def __init__(self, gamma_min: float, gamma_max: float) -> None:
+        super().__init__()
+        self.gamma_min, self.gamma_max = gamma_min, gamma_max
+
+    def gamma_and_slope(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """gamma and d gamma / dt, each (B,) float64."""
+        t = t.to(torch.float64)
+        both: tuple[Tensor, Tensor] = torch.func.jvp(self.gamma, (t,), (torch.ones_like(t),))[:2]
+        return both
+
+    def times(self, steps: int, spacing: Spacing) -> Tensor:
+        """`uniform` in t; there is no other grid."""
+        if steps < 1:
+            raise ValueError(f"steps is {steps}; allowed: 1 or more")
+        if spacing != "uniform":
+            raise ValueError(f"sampler.spacing is {spacing!r}; allowed for a continuous schedule: 'uniform'")
+        return torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)
+
+    def input(self, gamma: Tensor) -> Tensor:
+        return ((gamma - self.gamma_min) / (self.gamma_max - self.gamma_min)).float()
+
+
+class LinearLogSNRSchedule(ContinuousSchedule):
+    """gamma(t) = gamma_min + (gamma_max - gamma_min) t (VDM's fixed schedule)."""
+
+    def gamma(self, t: Tensor) -> Tensor:
+        return self.gamma_min + (self.gamma_max - self.gamma_min) * t.to(torch.float64)
+
+
+def linear_betas(steps: int, first: float = 1e-4, last: float = 0.02) -> Tensor:
+    """(T,) evenly from first * 1000/T to last * 1000/T (Ho et al. 2020; the scaling is Nichol and Dhariwal's)."""
+    return torch.linspace(first * 1000 / steps, last * 1000 / steps, steps, dtype=torch.float64)
+
+
+def cosine_betas(steps: int, offset: float = 0.008, largest: float = 0.999) -> Tensor:
+    """(T,) from alpha-bar proportional to cos^2 (Nichol and Dhariwal 2021, eq. 17), each at most `largest`."""
+    u = torch.arange(steps + 1, dtype=torch.float64) / steps
+    f = torch.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2
+    return (1 - f[1:] / f[:-1]).clamp(max=largest)
+
+
+class LinearBeta(Block):
+    """`first` and `last` are the end points at T = 1000; they scale with 1000/T."""
+
+    kind: Literal["linear-beta"]
+    steps: Annotated[int, Field(ge=1)] = 1000
+    first: Annotated[float, Field(gt=0, lt=1)] = 1e-4
+    last: Annotated[float, Field(gt=0, lt=1)] = 0.02
+
+    @model_validator(mode="after")
+    def _below_one(self) -> LinearBeta:
+        if self.last * 1000 / self.steps >= 1 or self.first * 1000 / self.steps >= 1:
+            raise ValueError(
+                f"steps is {self.steps}, which makes the last beta {self.last * 1000 / self.steps:.3g}; "
+                f"allowed: betas below 1, so more than {1000 * max(self.first, self.last):.0f} steps"
+            )
+        return self
+
+    def build(self) -> DiscreteSchedule:
+        return DiscreteSchedule(linear_betas(self.steps, self.first, self.last))
+
+
+class CosineBeta(Block):
+    kind: Literal["cosine-beta"]
+    steps: Annotated[int, Field(ge=1)] = 1000
+    offset: Annotated[float, Field(ge=0, lt=1)] = 0.008
+
+    def build(self) -> DiscreteSchedule:
+        return DiscreteSchedule(cosine_betas(self.steps, self.offset))
+
+
+class LinearLogSNR(Block):
+    """gamma = -log SNR from gamma_min (t = 0) to gamma_max (t = 1)."""
+
+    kind: Literal["linear-logsnr"]
+    gamma_min: float = -13.3
+    gamma_max: float = 5.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> LinearLogSNR:
+        if self.gamma_min >= self.gamma_max:
+            raise ValueError(f"gamma_min is {self.gamma_min}; allowed: below gamma_max, which is {self.gamma_max}")
+        return self
+
+    def build(self) -> LinearLogSNRSchedule:
+        return LinearLogSNRSchedule(self.gamma_min, self.gamma_max)
+
+
+Discrete = Annotated[LinearBeta | CosineBeta, Field(discriminator="kind")]
+# A union of one for now, still chosen by `kind`, so that further continuous schedules are one more member.
+Continuous = LinearLogSNR

@@ -1,0 +1,186 @@
+"""Trains one run, or one extractor, of params.yaml.
+
+A killed training continues from its last checkpoint when the same command is given again, and ends bit-equal to one that
+was never killed. SIGTERM saves a checkpoint and ends with status 143.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import artifacts, config, stage
+from pipeline.progress import Progress
+
+if TYPE_CHECKING:
+    from pipeline.training.loop import Report, State
+
+
+@dataclass(frozen=True)
+class Paths:
+    """data: a data directory; out: gets model.safetensors, config.json, timing.json; curve: gets the training curve (CSV)."""
+
+    data: Path
+    out: Path
+    curve: Path
+
+
+def run(cfg: config.Run, paths: Paths, key: str) -> None:
+    """Trains `cfg` to the end. `key`: where it stands in params.yaml, for messages."""
+    import torch
+
+    from pipeline import device
+    from pipeline.training import checkpoint, loop, saved
+    from pipeline.training.data import Split
+
+    data = artifacts.DataDirectory.open(paths.data)
+    where = device.pick()
+    settings = cfg.training
+    torch.manual_seed(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(_initial_seed(cfg))
+        model = saved.build(cfg, data.data_spec, key).to(where)
+    precision = device.precision(settings.precision, where)
+    state = loop.State(model, settings)
+    checkpoints = checkpoint.Checkpoints(_fingerprint(cfg, data, precision, where.type))
+    train, valid = Split(data, "train"), Split(data, "valid")
+    rows: list[dict[str, Any]] = []
+    window: list[Report] = []  # since the last row; checkpointed too, so that a continued run writes the same rows
+    found = checkpoints.load()
+    if found is not None:
+        tensors, record = found
+        state.load(tensors, record["step"], record["clipped"])
+        rows, window = record["rows"], [loop.Report(**report) for report in record["window"]]
+        print(f"{key}: continuing from step {state.step}", flush=True)
+    terminated: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: terminated.append(number))
+    began, first = time.monotonic(), state.step
+
+    def save() -> None:
+        checkpoints.save(
+            state.tensors(),
+            {"step": state.step, "clipped": state.clipped, "rows": rows, "window": [asdict(r) for r in window]},
+        )
+
+    try:
+        total = settings.steps * settings.batch
+        with Progress(total, "images", key, start=state.step * settings.batch) as progress:
+            for report in loop.fit(train, state, settings, cfg.seed, where):
+                window.append(report)
+                last = report.step == settings.steps
+                if report.step % settings.log_every == 0 or last:
+                    row = _row(window, state)
+                    window = []
+                    if report.step % settings.valid_every == 0 or last:
+                        measured = loop.validate(valid, state, settings, cfg.seed, where)
+                        row |= {f"valid/{name}": value for name, value in measured.items()}
+                    rows.append(row)
+                progress.update(settings.batch, _note(report))
+                if terminated:
+                    save()
+                    print(f"{key}: told to end; checkpoint at step {state.step}", flush=True)
+                    sys.exit(143)
+                if report.step % settings.checkpoint_every == 0 and not last:
+                    save()
+
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        artifacts.write_tensors(paths.out / "model.safetensors", state.average.state())
+        artifacts.write_json(
+            paths.out / "config.json",
+            {
+                "run": cfg.model_dump(mode="json"),
+                "data": {**{name: data.spec[name] for name in ("shape", "levels", "classes", "hash")}},
+                "parameters": parameters,
+                "code": _code(cfg.family),
+                "precision": precision,
+                "clipped": state.clipped,
+                "valid": {name: value for name, value in rows[-1].items() if name.startswith("valid/")},
+            },
+        )
+        artifacts.write_text(paths.curve, _csv(rows))
+        seconds = time.monotonic() - began
+        artifacts.write_json(
+            paths.out / "timing.json",
+            {"seconds": round(seconds, 1), "images_per_second": round((settings.steps - first) * settings.batch / seconds, 1),
+             "from_step": first, "precision": precision, **device.describe(where)},
+        )  # fmt: skip
+        checkpoints.clear()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        checkpoints.close()
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = stage.parser(__doc__)
+    parser.add_argument("run", help="a name under runs: (with --extractor: under extractors:)")
+    parser.add_argument("--extractor", action="store_true", help="train an extractor instead of a run")
+    args = parser.parse_args(argv)
+
+    def work() -> None:
+        params = config.load(args.params)
+        role, block = ("extractors", params.extractors) if args.extractor else ("runs", params.runs)
+        cfg = stage.choose(block, args.run, role)
+        out = Path("extractors") / args.run if args.extractor else Path("runs") / args.run / "train"
+        run(cfg, Paths(Path(cfg.data), out, Path("reports/curves") / f"{args.run}.csv"), f"{role}.{args.run}")
+
+    return stage.guarded(work)
+
+
+def _initial_seed(cfg: config.Run) -> int:
+    from pipeline.training.random import key
+
+    return key(cfg.seed, 0, "initialisation")
+
+
+def _fingerprint(cfg: config.Run, data: artifacts.DataDirectory, precision: str, device_type: str) -> str:
+    """A hash of what the result depends on: configuration, data, code, torch, precision and device."""
+    import torch
+
+    return artifacts.hash_json(
+        [cfg.model_dump(mode="json"), data.hash, precision, device_type, torch.__version__, torch.get_num_threads(), _code(cfg.family)]
+    )
+
+
+def _code(family: str) -> str:
+    """A hash of the code behind a model. It stands in config.json, so that what is made from a model is made again after a
+    change of code that left the weights as they were."""
+    here = Path(__file__).parent
+    files = [here / "train.py", here / "roles.py", here / "families" / f"{family}.py"]
+    files += sorted(file for folder in ("diffusion", "networks", "training") for file in (here / folder).glob("*.py"))
+    return artifacts.hash_json([artifacts.hash_file(file) for file in files])
+
+
+def _row(window: list[Report], state: State) -> dict[str, Any]:
+    """One line of the training curve: means over the steps since the line before."""
+    mean = {name: sum(report.parts[name] for report in window) / len(window) for name in window[0].parts}
+    norms = {
+        f"{player}/gradient_norm": sum(report.gradient_norm[player] for report in window) / len(window)
+        for player in window[0].gradient_norm
+    }
+    clipped = {f"{player}/clipped": count for player, count in state.clipped.items()}
+    return {"step": window[-1].step, **mean, **norms, **clipped, "learning_rate": window[-1].learning_rate}
+
+
+def _note(report: Report) -> str:
+    return " ".join(f"{name} {value:.4g}" for name, value in report.parts.items())
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    """Columns in order of appearance; a column that a row does not have stays empty."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()})
+    return text.getvalue()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

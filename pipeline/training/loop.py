@@ -1,0 +1,151 @@
+"""The one training loop: every family, any number of players, one optimiser each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline import config, device
+from pipeline.roles import Trainable
+from pipeline.training import ema
+from pipeline.training.data import Split, training_rows
+from pipeline.training.random import KeyedRandom, key
+
+
+class TrainingFailed(RuntimeError):
+    """Training ended by itself, with the reason as its message; the last good checkpoint stays."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """After optimiser and average have moved: step counts from 1; `parts` are means over the batch, named player/part."""
+
+    step: int
+    parts: Mapping[str, float]
+    gradient_norm: Mapping[str, float]
+    learning_rate: float
+
+
+class State:
+    """All that training changes: weights, optimisers, average, step, counters. Randomness is keyed, so none is stored."""
+
+    def __init__(self, model: Trainable, settings: config.Training) -> None:
+        self.model, self.step = model, 0
+        self.average = ema.Average(model)
+        self.clipped = dict.fromkeys(model.players(), 0)
+        on_gpu = any(parameter.is_cuda for parameter in model.parameters())
+        self.optimisers = {
+            player: torch.optim.AdamW(
+                parameter_groups(owned, settings.weight_decay),
+                lr=settings.learning_rate,
+                betas=settings.betas,
+                fused=True if not on_gpu or torch.cuda.is_available() else None,
+            )
+            for player, owned in model.players().items()
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything as named tensors, for a checkpoint."""
+        named = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        named |= {f"average.{name}": value for name, value in self.average.state().items()}
+        for player, optimiser in self.optimisers.items():
+            for index, state in optimiser.state_dict()["state"].items():
+                named |= {f"optimiser.{player}.{index}.{name}": value for name, value in state.items()}
+        return named
+
+    def load(self, tensors: Mapping[str, Tensor], step: int, clipped: Mapping[str, int]) -> None:
+        def under(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+        self.model.load_state_dict(under("model."))
+        self.average.load(under("average."))
+        for player, optimiser in self.optimisers.items():
+            held: dict[int, dict[str, Tensor]] = {}
+            for name, value in under(f"optimiser.{player}.").items():
+                index, field = name.split(".", 1)
+                held.setdefault(int(index), {})[field] = value
+            optimiser.load_state_dict({"state": held, "param_groups": optimiser.state_dict()["param_groups"]})
+            # A checkpoint has no strides, and the fused step takes it for granted that weights and moments lie alike in memory.
+            for parameter, moments in optimiser.state.items():
+                for name, value in moments.items():
+                    if value.shape == parameter.shape:
+                        moments[name] = torch.empty_like(parameter).copy_(value)
+        self.step, self.clipped = step, dict(clipped)
+
+
+def parameter_groups(owned: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Weight decay for matrices and kernels; none for biases, norms and scalars."""
+    parameters = [parameter for parameter in owned.parameters() if parameter.requires_grad]
+    decayed = [parameter for parameter in parameters if parameter.dim() > 1]
+    plain = [parameter for parameter in parameters if parameter.dim() <= 1]
+    groups: list[dict[str, object]] = [{"params": decayed, "weight_decay": weight_decay}]
+    return [*groups, {"params": plain, "weight_decay": 0.0}] if plain else groups
+
+
+def learning_rate(step: int, settings: config.Training) -> float:
+    """At step 1..steps: linear warm-up, constant, then linear decay to zero over the last `decay_fraction`."""
+    warm = min(1.0, step / settings.warmup) if settings.warmup else 1.0
+    decay_steps = settings.decay_fraction * settings.steps
+    cool = min(1.0, (settings.steps - step + 1) / decay_steps) if decay_steps >= 1 else 1.0
+    return settings.learning_rate * min(warm, cool)
+
+
+def fit(data: Split, state: State, settings: config.Training, seed: int, where: torch.device) -> Iterator[Report]:
+    """Trains from state.step to settings.steps; yields after every step. Raises TrainingFailed on a non-finite loss or gradient."""
+    model = state.model
+    cast = device.precision(settings.precision, where)
+    model.train()
+    while state.step < settings.steps:
+        step = state.step + 1
+        rate = learning_rate(step, settings)
+        batch = data.rows(training_rows(len(data), settings.batch, state.step, seed), where)
+        parts: dict[str, float] = {}
+        norms: dict[str, float] = {}
+        for player, owned in model.players().items():
+            optimiser = state.optimisers[player]
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            torch.manual_seed(key(seed, step, player, "dropout"))  # layers draw from the global generator
+            with device.autocast(cast, where):
+                loss = model.loss(player, batch, step, KeyedRandom(seed, step, where))
+            optimiser.zero_grad(set_to_none=True)
+            loss.total.mean().backward()  # type: ignore[no-untyped-call]
+            norm = float(nn.utils.clip_grad_norm_(owned.parameters(), settings.clip_norm or math.inf))
+            if not math.isfinite(norm):
+                raise TrainingFailed(f"the gradient of {player} is not finite at step {step}; try a lower training.learning_rate")
+            state.clipped[player] += settings.clip_norm is not None and norm > settings.clip_norm
+            optimiser.step()
+            norms[player] = norm
+            parts |= {f"{player}/{name}": float(value.detach().mean()) for name, value in loss.parts.items()}
+        state.average.update(model, ema.decay(step, settings.ema_fraction, settings.ema_longest))
+        state.step = step
+        yield Report(step, parts, norms, rate)
+
+
+@torch.no_grad()
+def validate(data: Split, state: State, settings: config.Training, seed: int, where: torch.device) -> dict[str, float]:
+    """Mean of each part over the first images of the validation split, with averaged weights and the same noise each time."""
+    model = state.model
+    cast = device.precision(settings.precision, where)
+    count = min(settings.valid_images, len(data))
+    sums: dict[str, float] = {}
+    state.average.swap(model)
+    model.eval()
+    try:
+        for first in range(0, count, settings.batch):
+            rows = np.arange(first, min(first + settings.batch, count))
+            batch = data.rows(rows, where)
+            for player in model.players():
+                with device.autocast(cast, where):
+                    loss = model.loss(player, batch, first, KeyedRandom(seed, first, where))
+                for name, value in loss.parts.items():
+                    sums[f"{player}/{name}"] = sums.get(f"{player}/{name}", 0.0) + float(value.double().sum())
+    finally:
+        model.train()
+        state.average.swap(model)
+    return {name: value / count for name, value in sums.items()}
