@@ -1,0 +1,190 @@
+"""Measures bits/dim of one run: prior, reconstruction and diffusion terms, with standard errors and a curve over time.
+
+Noise is keyed by (seed, image), times are low-discrepancy within each image, weights are the averaged ones, arithmetic is
+float32 or better: never autocast.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import artifacts, config, stage
+from pipeline.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.roles import Bounded
+    from pipeline.training.data import Split
+
+REPLICATES = 2
+CURVE_BINS = 40
+TERMS = ("prior", "reconstruction", "diffusion")
+
+
+@dataclass(frozen=True)
+class Paths:
+    """model: a folder with model.safetensors; data: a data directory; json and curve: what is written."""
+
+    model: Path
+    data: Path
+    json: Path
+    curve: Path
+
+
+@dataclass(frozen=True)
+class Draws:
+    """nats: term -> (images, replicates), per image; time, diffusion: (images, times), every single draw."""
+
+    nats: dict[str, NDArray[np.float64]]
+    time: NDArray[np.float64]
+    diffusion: NDArray[np.float64]
+
+
+def draw(model: Bounded, split: Split, images: int, cfg: config.Bound, where: torch.device, label: str) -> Draws:
+    """Every term of the bound for the first `images` of a split.
+
+    The times of an image come in two independent halves, each low-discrepancy: their difference is what tells Monte-Carlo
+    noise from differences between images.
+    """
+    import torch
+
+    from pipeline.diffusion.times import low_discrepancy
+    from pipeline.training.random import RowRandom
+
+    per_half = cfg.times // REPLICATES
+    nats = {name: np.zeros((images, REPLICATES)) for name in TERMS}
+    time, diffusion = np.zeros((2, images, REPLICATES * per_half))
+    with torch.inference_mode(), Progress(images * per_half * REPLICATES, "evaluations", label) as progress:
+        for first in range(0, images, cfg.batch):
+            rows = range(first, min(first + cfg.batch, images))
+            batch = split.rows(np.arange(rows.start, rows.stop), where)
+            for half in range(REPLICATES):
+                offset = RowRandom(cfg.seed, rows, half, where).uniform((len(rows), 1), "time")[:, 0]
+                grid = torch.stack([low_discrepancy(per_half, value) for value in offset], 1)
+                here = slice(rows.start, rows.stop)
+                ends = model.ends(batch, RowRandom(cfg.seed, rows, half * per_half, where))
+                nats["prior"][here, half], nats["reconstruction"][here, half] = ends.prior.cpu(), ends.reconstruction.cpu()
+                for index in range(per_half):
+                    step = half * per_half + index
+                    found = model.diffusion(batch, grid[index], RowRandom(cfg.seed, rows, step, where))
+                    time[here, step], diffusion[here, step] = found.time.cpu(), found.nats.cpu()
+                    progress.update(len(rows))
+                nats["diffusion"][here, half] = diffusion[here, half * per_half : (half + 1) * per_half].mean(1)
+    return Draws(nats, time, diffusion)
+
+
+def standard_errors(values: NDArray[np.float64]) -> dict[str, float]:
+    """values: (images, 2 replicates) -> standard errors of the mean over images.
+
+    `total` is what the mean may be off by as an estimate for other images; `monte_carlo` is the part that more times would
+    remove, from the difference of the halves; `data` is the rest.
+    """
+    images = len(values)
+    total = values.mean(1).var(ddof=1) / images
+    monte_carlo = ((values[:, 0] - values[:, 1]) ** 2 / 4).mean() / images
+    # The difference of two estimates may fall below zero when there is nothing but Monte-Carlo noise.
+    return {"total": total**0.5, "data": max(total - monte_carlo, 0.0) ** 0.5, "monte_carlo": monte_carlo**0.5}
+
+
+def curve(draws: Draws, gamma: Any, dimensions: int) -> str:
+    """CSV: time (centre of the bin), logsnr there, bits_per_dim (the diffusion term per unit of time), its standard error."""
+    bits, time = draws.diffusion.ravel() / (dimensions * np.log(2)), draws.time.ravel()
+    edges = np.linspace(0, 1, CURVE_BINS + 1)
+    lines = ["time,logsnr,bits_per_dim,standard_error"]
+    which = np.clip(np.ceil(time * CURVE_BINS).astype(int) - 1, 0, CURVE_BINS - 1)
+    for index in range(CURVE_BINS):
+        if (which == index).any():  # a chain of few steps leaves bins without a time; they have no line
+            # Every draw estimates the whole term, wherever it was made: a bin's part is the mean of those made in it, with
+            # zeros for the others, whatever density the model draws times from.
+            part = np.where(which == index, bits, 0.0) * CURVE_BINS
+            centre = (edges[index] + edges[index + 1]) / 2
+            # A time that was drawn: a discrete schedule has none between two of its levels.
+            middle = float(np.quantile(time[which == index], 0.5, method="nearest"))
+            error = part.std(ddof=1) / len(part) ** 0.5
+            lines.append(f"{centre:.4f},{-gamma(middle):.4f},{part.mean():.5g},{error:.3g}")
+    return "\n".join(lines) + "\n"
+
+
+def run(cfg: config.Bound, paths: Paths, key: str) -> None:
+    """Measures the model in paths.model. `key`: where the bound stands in params.yaml, for messages."""
+    import torch
+
+    from pipeline import device
+    from pipeline.roles import Bounded, Generative
+    from pipeline.training import saved
+    from pipeline.training.data import Split
+
+    where = device.pick()
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    model = saved.load(paths.model, where)
+    data = artifacts.DataDirectory.open(paths.data)
+    if not isinstance(model.model, Bounded) or not isinstance(model.model, Generative):
+        raise ValueError(f"{key} asks for bits/dim of the family {model.config['run']['family']}, which has no bound; remove it")
+    if model.config["data"]["hash"] != data.hash:
+        raise ValueError(f"{paths.model} was trained on data {model.config['data']['hash'][:8]}, {paths.data} is {data.hash[:8]}; train again")
+    split = Split(data, cfg.split)
+    images = len(split) if cfg.images is None else cfg.images
+    if images > len(split):
+        raise ValueError(f"{key}.images is {images}; allowed: up to {len(split)}, the images of the {cfg.split} split, or null for all")
+    draws = draw(model.model, split, images, cfg, where, key)
+
+    dimensions = data.data_spec.dimensions
+    bits = {name: values / (dimensions * np.log(2)) for name, values in draws.nats.items()}
+    bits["total"] = sum(bits[name] for name in TERMS)
+    errors = {name: standard_errors(values) for name, values in bits.items()}
+    means = {name: float(bits[name].mean()) for name in ("total", *TERMS)}
+    artifacts.write_json(
+        paths.json,
+        {
+            "bits_per_dim": {
+                **{name: _rounded(value) for name, value in means.items()},
+                "standard_error": _rounded(errors["total"]["total"], 2),
+            },
+            "standard_errors": {
+                name: {part: _rounded(value, 2) for part, value in parts.items()} for name, parts in errors.items()
+            },
+            "measured": {
+                "split": cfg.split, "images": images, "times_per_image": REPLICATES * (cfg.times // REPLICATES), "seed": cfg.seed,
+                "data": data.hash[:8], "device": device.describe(where)["device"],
+            },
+        },
+    )  # fmt: skip
+    schedule = model.model.schedule
+
+    def gamma(t: float) -> float:
+        return float(schedule.gamma(torch.tensor([t], dtype=torch.float64, device=where))[0])
+
+    artifacts.write_text(paths.curve, curve(draws, gamma, dimensions))
+    print(f"{key}: {means['total']:.4f} bits/dim, standard error {errors['total']['total']:.2g}", flush=True)
+
+
+def _rounded(value: float, digits: int = 5) -> float:
+    return float(f"{value:.{digits}g}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = stage.parser(__doc__)
+    parser.add_argument("run", help="a name under bounds:")
+    args = parser.parse_args(argv)
+
+    def work() -> None:
+        params = config.load(args.params)
+        cfg = stage.choose(params.bounds, args.run, "bounds")
+        reports = Path("reports/bounds")
+        paths = Paths(
+            Path("runs") / args.run / "train", Path(params.runs[args.run].data), reports / f"{args.run}.json", reports / f"{args.run}.csv"
+        )
+        run(cfg, paths, f"bounds.{args.run}")
+
+    return stage.guarded(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
