@@ -1,0 +1,251 @@
+"""Measures one named sample, or the baselines, against the reference split of data/prepared.
+
+SAMPLE must first meet the expectations on generated images; if it does not, nothing is measured and the status is 1.
+
+Reads   data/prepared, extractors/<name>/, runs/<run>/samples/<sample>/{images.npy, sample.json, timing.json}
+Writes  reports/metrics/<sample>.json, runs/<run>/evaluations/<sample>/{validation.json, details.json}
+        or reports/metrics/baselines.json, baselines/details.json
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import artifacts, config, stage
+from pipeline.reporting.sources import Source, existing
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pipeline.metrics.features import Extractor
+    from pipeline.metrics.measurement import Measurement, Reference
+    from pipeline.metrics.record import Ground
+    from pipeline.validation.expectations import Outcome
+
+# images (N, C, H, W); per image, values that were not finite (N,); predicted classes (N,), or None where the extractor does not
+# know the classes of the data; reference images (R, C, H, W).
+Check = Callable[["NDArray[np.uint8]", "NDArray[np.int64]", "NDArray[np.int64] | None", "NDArray[np.uint8]"], "Outcome"]
+
+
+def run(cfg: config.Params, name: str, root: Path, extractor: Extractor | None = None, check: Check | None = None) -> list[str]:
+    """Evaluates the sample `name`; returns in words what it failed (nothing: metrics were written).
+
+    extractor, check: instead of those that `cfg` names. Raises ValueError for files that are missing or do not belong together.
+    """
+    import numpy as np
+
+    from pipeline.metrics import record
+    from pipeline.metrics.features import INCEPTION
+    from pipeline.metrics.measurement import measure
+    from pipeline.metrics.speed import speed
+
+    sample = stage.choose(cfg.samples, name, "samples")
+    made, made_by = root / "runs" / sample.run / "samples" / name, f"sample@{name}"
+    evaluation = root / "runs" / sample.run / "evaluations" / name
+    metrics = root / "reports" / "metrics" / f"{name}.json"
+
+    data = artifacts.DataDirectory.open(root / "data" / "prepared")
+    images = artifacts.read_array(existing(made / "images.npy", made_by))
+    described = Source.open(made / "sample.json", made_by)
+    timing = Source.open(made / "timing.json", made_by)
+    rate = speed(timing.values)
+    if len(images) != sample.images:
+        raise ValueError(f"{made} has {len(images)} images, samples.{name}.images is {sample.images}; run: dvc repro {made_by}")
+    if cfg.runs[sample.run].data == "data/prepared" and described.get("data") != data.hash:
+        raise ValueError(
+            f"{made} comes from a model of data {described.get('data')[:8]}, {data.path} is {data.hash[:8]}; "
+            f"run: dvc repro {made_by}"
+        )
+
+    extractor = extractor or open_extractor(cfg.evaluate, data, root)
+    features, unreadable = None, []
+    try:
+        features = extractor(images)
+    except ValueError as error:  # images that are no codes: one more failure beside those of the expectations
+        unreadable = [str(error)]
+    outcome = (check or expectations(cfg.validate_.samples, data))(
+        images,
+        _counts(described.get("nonfinite"), len(images)),
+        None if features is None or extractor.name == INCEPTION else features.probabilities.argmax(axis=1).astype(np.int64),
+        data.images(cfg.evaluate.reference),
+    )
+    failures = [*outcome.failures, *unreadable]
+    for stale in (metrics, evaluation / "details.json"):
+        stale.unlink(missing_ok=True)
+    artifacts.write_json(
+        evaluation / "validation.json", {"success": not failures, "failures": failures, "results": outcome.results}
+    )
+    if features is None or failures:
+        return failures
+
+    ground, reference = _ground(cfg.evaluate, data, extractor)
+    found = measure(features, reference, ground.settings, _keyed(cfg.evaluate.seed, name))
+    artifacts.write_json(
+        evaluation / "details.json",
+        {
+            **record.details(found, ground),
+            "speed": dict(timing.values),
+            "sample": dict(described.values),
+            "measured": {**ground.provenance(), "images": len(images), "seed": cfg.evaluate.seed, **_computed_on(extractor)},
+        },
+    )
+    artifacts.write_json(
+        metrics,
+        {
+            **record.rounded(found, ground),
+            "speed": {
+                "network_evaluations": rate.network_evaluations,
+                "images_per_second": record.significant(rate.images_per_second, 2),
+            },
+            "measured": ground.measured(len(images), rate.device),
+        },
+    )
+    return []
+
+
+def run_baselines(cfg: config.Params, root: Path, extractor: Extractor | None = None) -> None:
+    """Measures the baselines, `evaluate.baseline_images` of each, in the way that samples are."""
+    from pipeline.metrics import baselines, record
+    from pipeline.metrics.measurement import measure
+
+    data = artifacts.DataDirectory.open(root / "data" / "prepared")
+    extractor = extractor or open_extractor(cfg.evaluate, data, root)
+    ground, reference = _ground(cfg.evaluate, data, extractor)
+    train, count, levels = data.images("train"), cfg.evaluate.baseline_images, _levels(data)
+    draw = _keyed(cfg.evaluate.seed, "baselines")
+    mean_image = baselines.mean_image(train, count, levels, draw("mean image"))
+    sets = {
+        "training-images": baselines.training_images(train, count, draw("training images")),
+        "mean-image": mean_image.images,
+        "noise": baselines.noise(data.data_spec.shape, count, levels, draw("noise")),
+    }
+    found: dict[str, Measurement] = {}
+    for name, images in sets.items():
+        found[name] = measure(extractor(images), reference, ground.settings, _keyed(cfg.evaluate.seed, name))
+    details: dict[str, Any] = {name: record.details(measurement, ground) for name, measurement in found.items()}
+    details["mean-image"]["clipped"] = mean_image.clipped
+    computed_on = _computed_on(extractor)
+    artifacts.write_json(
+        root / "baselines" / "details.json",
+        {**details, "measured": {**ground.provenance(), "images": count, "seed": cfg.evaluate.seed, **computed_on}},
+    )
+    artifacts.write_json(
+        root / "reports" / "metrics" / "baselines.json",
+        {
+            **{name: record.rounded(measurement, ground) for name, measurement in found.items()},
+            "measured": ground.measured(count, computed_on["device"]),
+        },
+    )
+
+
+def open_extractor(cfg: config.Evaluate, data: artifacts.DataDirectory, root: Path) -> Extractor:
+    """The extractor that `cfg` names. Raises ValueError if it is missing, no classifier, or trained on other data."""
+    from pipeline import device
+    from pipeline.metrics.features import INCEPTION, ClassifierExtractor, InceptionExtractor
+    from pipeline.roles import Classifying
+    from pipeline.training import saved
+
+    if cfg.extractor == INCEPTION:
+        assert cfg.inception_weights is not None, "checked when params.yaml is read"
+        return InceptionExtractor(root / cfg.inception_weights, data.data_spec, device=device.pick())
+    folder = root / "extractors" / cfg.extractor
+    found = saved.load(folder)
+    trained_on = found.config["data"]["hash"]
+    if trained_on != data.hash:
+        raise ValueError(f"{folder} was trained on data {trained_on[:8]}, {data.path} is {data.hash[:8]}; run: dvc repro")
+    if not isinstance(found.model, Classifying):
+        raise ValueError(f"evaluate.extractor is {cfg.extractor!r}, which has no features and logits; name a classifier")
+    return ClassifierExtractor(found.model, data.data_spec, name=cfg.extractor, hash=found.hash, device=device.pick())
+
+
+def expectations(limits: config.SampleLimits, data: artifacts.DataDirectory) -> Check:
+    """The suite on generated samples, with the limits of validate.samples."""
+    from pipeline.validation import expectations, table
+
+    levels, all_classes = _levels(data), data.data_spec.classes
+
+    def check(
+        images: NDArray[np.uint8], nonfinite: NDArray[np.int64], predicted: NDArray[np.int64] | None, real: NDArray[np.uint8]
+    ) -> Outcome:
+        # Without predictions all images are of one class, of which no balance is expected.
+        classes = 1 if predicted is None else all_classes
+        rows = table.sample_table(images, nonfinite, nonfinite * 0 if predicted is None else predicted)
+        return expectations.check_samples(rows, limits, table.spread(real), levels=levels, classes=classes)
+
+    return check
+
+
+def _levels(data: artifacts.DataDirectory) -> int:
+    if data.data_spec.levels is None:
+        raise ValueError(f"{data.path} holds latents without levels; images are needed to compare with")
+    return data.data_spec.levels
+
+
+def _counts(nonfinite: Mapping[str, int], images: int) -> NDArray[np.int64]:
+    """(N,) from {index: count}, as sample.json has it."""
+    import numpy as np
+
+    counts = np.zeros(images, dtype=np.int64)
+    for index, count in nonfinite.items():
+        counts[int(index)] = count
+    return counts
+
+
+def _ground(cfg: config.Evaluate, data: artifacts.DataDirectory, extractor: Extractor) -> tuple[Ground, Reference]:
+    from pipeline.metrics.measurement import Settings, describe
+    from pipeline.metrics.record import Ground
+
+    settings = Settings(
+        neighbours=cfg.neighbours,
+        kid_subsets=cfg.kid_subsets,
+        kid_subset_size=cfg.kid_subset_size,
+        inception_score_splits=cfg.inception_score_splits,
+        replicates=cfg.bootstrap,
+    )
+    images = data.images(cfg.reference)
+    reference = describe(extractor(images).features, settings)
+    return Ground(extractor, data.hash, cfg.reference, len(images), settings), reference
+
+
+def _keyed(seed: int, name: str) -> Callable[[str], np.random.Generator]:
+    """Generators keyed by (seed, name of the set, purpose)."""
+    import numpy as np
+
+    from pipeline.training.random import key
+
+    return lambda purpose: np.random.default_rng(key(seed, "evaluate", name, purpose))
+
+
+def _computed_on(extractor: Extractor) -> dict[str, Any]:
+    from pipeline import device
+
+    return dict(device.describe(extractor.device))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = stage.parser(__doc__)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("sample", nargs="?", metavar="SAMPLE", help="a name under samples:")
+    what.add_argument("--baselines", action="store_true", help="measure training images, the mean image plus noise, and noise")
+    args = parser.parse_args(argv)
+    failures: list[str] = []
+
+    def work() -> None:
+        params = config.load(args.params)
+        if args.baselines:
+            run_baselines(params, Path("."))
+        else:
+            failures.extend(run(params, args.sample, Path(".")))
+
+    status = stage.guarded(work)
+    for failure in failures:
+        print(f"{args.sample}: {failure}", file=sys.stderr)
+    return 1 if failures else status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""Improved precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020).
+
+Around every point of a set lies a closed ball whose radius is the distance to the point's k-th nearest neighbour in the
+same set, itself not counted. With G generated and R reference images:
+
+    precision  share of generated images in any reference ball           quality
+    density    reference balls per generated image, over k               quality; 1 for equal distributions, may exceed 1
+    recall     share of reference images in any generated ball           diversity
+    coverage   share of reference images with a generated one in their ball     diversity
+
+Everything is returned per image, so that reduction and resampling happen outside. Distances are computed in float64 in
+blocks of rows (memory: BLOCK x the larger set), squared and not rooted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.metrics.features import matrix
+
+BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class Neighbourhoods:
+    """Per image: balls (G,) int64, the reference balls it lies in; recalled (R,) bool; covered (R,) bool."""
+
+    balls: NDArray[np.int64]
+    recalled: NDArray[np.bool_]
+    covered: NDArray[np.bool_]
+    k: int
+
+    @property
+    def precise(self) -> NDArray[np.bool_]:
+        """(G,): whether a generated image lies in any reference ball."""
+        return self.balls > 0
+
+    @property
+    def densities(self) -> NDArray[np.float64]:
+        """(G,): what each generated image adds to the mean that is the density."""
+        return self.balls / self.k
+
+
+@dataclass(frozen=True)
+class Manifold:
+    """points (N, d) and squared radii (N,) of the balls around them, float64."""
+
+    points: Tensor
+    radii: Tensor
+    k: int
+
+
+def manifold(features: NDArray[np.floating], k: int) -> Manifold:
+    """Balls of the k-th nearest neighbour. Raises ValueError for fewer than k + 1 points or values that are not finite."""
+    if len(features) < k + 1:
+        raise ValueError(f"evaluate.neighbours is {k}; allowed is at most {len(features) - 1}, the images of a set less one")
+    points = torch.from_numpy(matrix(features, least=2))
+    radii = []
+    for start, distances in _blocks(points, points):
+        rows = torch.arange(len(distances))
+        distances[rows, start + rows] = torch.inf
+        radii.append(distances.topk(k, dim=1, largest=False).values[:, -1])
+    return Manifold(points, torch.cat(radii), k)
+
+
+def neighbourhoods(generated: Manifold, reference: Manifold) -> Neighbourhoods:
+    """Who lies in whose ball. Raises ValueError if the widths of the features differ."""
+    if generated.points.shape[1] != reference.points.shape[1]:
+        widths = f"{generated.points.shape[1]} and {reference.points.shape[1]}"
+        raise ValueError(f"features have widths {widths}; use one extractor for both sets")
+    assert generated.k == reference.k, (generated.k, reference.k)
+    balls = torch.zeros(len(generated.points), dtype=torch.int64)
+    recalled, covered = [], []
+    for start, distances in _blocks(reference.points, generated.points):
+        inside = distances <= reference.radii[start : start + len(distances), None]
+        balls += inside.sum(dim=0)
+        covered.append(inside.any(dim=1))
+        recalled.append((distances <= generated.radii).any(dim=1))
+    return Neighbourhoods(balls.numpy(), torch.cat(recalled).numpy(), torch.cat(covered).numpy(), reference.k)
+
+
+def _blocks(rows: Tensor, columns: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """(start, squared distances (<= BLOCK, len(columns))) by |a|^2 + |b|^2 - 2 a.b around the mean of `columns`.
+
+    Rounding may turn a distance of zero into a tiny negative number, which is as much inside every ball as zero is.
+    """
+    centre = columns.mean(dim=0)
+    columns = columns - centre
+    norms = columns.square().sum(dim=1)
+    for start in range(0, len(rows), BLOCK):
+        part = rows[start : start + BLOCK] - centre
+        yield start, torch.addmm(part.square().sum(dim=1, keepdim=True) + norms, part, columns.T, alpha=-2)
