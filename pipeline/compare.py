@@ -1,0 +1,163 @@
+"""Stage `compare`: what was measured of every sample, run and baseline of params.yaml, side by side.
+
+Reads   reports/metrics/<sample>.json, reports/metrics/baselines.json, runs/<run>/evaluations/<sample>/details.json,
+        reports/bounds/<run>.json, runs/<run>/samples/<sample>/images.npy
+Writes  reports/compare.json, reports/compare.md, reports/trilemma.svg, reports/samples.png
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline import config, stage
+from pipeline.artifacts import atomic, read_array, write_json, write_text
+from pipeline.config import Params
+from pipeline.reporting.sources import Source, existing
+from pipeline.reporting.table import bound_columns, markdown, meaning, sample_columns
+
+# Numbers compare only where these agree: the metric space, the data version, the images measured against.
+SAME = ("extractor", "data", "reference")
+
+
+def run(cfg: Params, root: Path) -> dict[str, Any]:
+    """Compares and writes the four files under `root`/reports; returns what reports/compare.json holds."""
+    samples = {name: Source.open(root / "reports" / "metrics" / f"{name}.json", f"evaluate@{name}") for name in cfg.samples}
+    baselines = Source.open(root / "reports" / "metrics" / "baselines.json", "baselines")
+    bounds = {name: Source.open(root / "reports" / "bounds" / f"{name}.json", f"bound@{name}") for name in cfg.bounds}
+    refuse_unlike([*samples.values(), baselines], SAME)
+    refuse_unlike([baselines, *bounds.values()], ("data",))
+    refuse_unlike(list(bounds.values()), ("split",))
+    distance = "fid" if str(baselines.get("measured.extractor")).startswith("inception") else "fd"
+    comparison = {
+        "samples": [sample_row(cfg, root, name, source, distance, bounds) for name, source in samples.items()],
+        "baselines": baseline_rows(baselines, distance),
+        "bounds": [bound_row(cfg, name, source) for name, source in bounds.items()],
+        "measured": {
+            "distance": distance,
+            **{key: baselines.get(f"measured.{key}") for key in SAME},
+            "images": _different([source.get("measured.images") for source in samples.values()]),
+            "baseline_images": baselines.get("measured.images"),
+            "device": _different([source.get("measured.device") for source in samples.values()]),
+        },
+    }
+    _write(cfg, root, comparison)
+    return comparison
+
+
+def refuse_unlike(sources: Sequence[Source], keys: Sequence[str]) -> None:
+    """Raises ValueError, naming two files and their values, if `measured.<key>` is not the same in all sources."""
+    for key in keys:
+        for other in sources[1:]:
+            first = sources[0]
+            ours, theirs = first.get(f"measured.{key}"), other.get(f"measured.{key}")
+            if ours != theirs:
+                raise ValueError(
+                    f"not comparable: {first.path} was measured with {key} {ours!r}, {other.path} with {theirs!r}; "
+                    f"run: dvc repro {first.stage} {other.stage}"
+                )
+
+
+def sample_row(cfg: Params, root: Path, name: str, source: Source, distance: str, bounds: dict[str, Source]) -> dict[str, Any]:
+    """One row of reports/compare.json; bits/dim is null for a run without a bound, the interval where none was asked for."""
+    sample = cfg.samples[name]
+    details = root / "runs" / sample.run / "evaluations" / name / "details.json"
+    low = high = None
+    if cfg.evaluate.bootstrap:
+        low, high = Source.open(details, source.stage).interval(f"intervals.{distance}")
+    bound = bounds.get(sample.run)
+    return {
+        "sample": name,
+        "run": sample.run,
+        "family": cfg.runs[sample.run].family,
+        "sampler": str(sample.sampler.get("kind")),
+        "steps": sample.steps,
+        "network_evaluations": source.number("speed.network_evaluations"),
+        "images_per_second": source.number("speed.images_per_second"),
+        distance: source.number(f"quality.{distance}"),
+        f"{distance}_low": None if low is None else float(f"{low:.4g}"),
+        f"{distance}_high": None if high is None else float(f"{high:.4g}"),
+        **_metrics(source),
+        "bits_per_dim": bound.number("bits_per_dim.total") if bound else None,
+        "bits_per_dim_standard_error": bound.number("bits_per_dim.standard_error") if bound else None,
+        "images": source.number("measured.images"),
+    }
+
+
+def baseline_rows(source: Source, distance: str) -> list[dict[str, Any]]:
+    """Rows of the baselines: the same keys as a sample's where they make sense."""
+    rows = []
+    for name in source.values:
+        if name != "measured":
+            part = Source(source.path, source.stage, {key: source.get(f"{name}.{key}") for key in ("quality", "diversity")})
+            rows.append({"sample": name, distance: part.number(f"quality.{distance}"), **_metrics(part)})
+    return rows
+
+
+def bound_row(cfg: Params, name: str, source: Source) -> dict[str, Any]:
+    """bits/dim of one run by term, and what it was measured on."""
+    terms = ("total", "standard_error", "prior", "reconstruction", "diffusion")
+    return {
+        "run": name,
+        "family": cfg.runs[name].family,
+        **{term: source.number(f"bits_per_dim.{term}") for term in terms},
+        "split": source.get("measured.split"),
+        "images": source.get("measured.images"),
+    }
+
+
+def statement(measured: dict[str, Any]) -> str:
+    """What the numbers of the table rest on, and what FD is."""
+    images, device = (", ".join(str(value) for value in measured[key]) for key in ("images", "device"))
+    return (
+        f"Measured on {images} images per sample ({measured['baseline_images']} per baseline) against {measured['reference']} "
+        f"of data {measured['data']}, in the features of {measured['extractor']}; images/s on {device}. "
+        + meaning(measured["distance"])
+    )
+
+
+def _metrics(source: Source) -> dict[str, float]:
+    """What samples and baselines share, in the order of the table."""
+    places = {
+        "kid": "quality", "inception_score": "quality", "precision": "quality", "density": "quality",
+        "recall": "diversity", "coverage": "diversity",
+    }  # fmt: skip
+    return {name: source.number(f"{group}.{name}") for name, group in places.items()}
+
+
+def _different(values: Sequence[Any]) -> list[Any]:
+    return list(dict.fromkeys(values))
+
+
+def _write(cfg: Params, root: Path, comparison: dict[str, Any]) -> None:
+    from pipeline.reporting.grid import rows_png
+    from pipeline.reporting.trilemma import trilemma
+
+    reports, distance = root / "reports", comparison["measured"]["distance"]
+    archives = {
+        name: existing(root / "runs" / sample.run / "samples" / name / "images.npy", f"sample@{name}")
+        for name, sample in cfg.samples.items()
+    }
+    text = [
+        "# Comparison", "",
+        markdown(sample_columns(distance), [*comparison["samples"], *comparison["baselines"]]), "",
+        statement(comparison["measured"]), "",
+    ]  # fmt: skip
+    if comparison["bounds"]:
+        text += ["## Bits per dimension", "", markdown(bound_columns(), comparison["bounds"]), ""]
+    write_json(reports / "compare.json", comparison)
+    write_text(reports / "compare.md", "\n".join(text))
+    write_text(reports / "trilemma.svg", trilemma(comparison["samples"], comparison["baselines"], distance))
+    with atomic(reports / "samples.png") as file:
+        file.write(rows_png({name: read_array(path) for name, path in archives.items()}))
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = stage.parser(__doc__).parse_args(argv)
+    return stage.guarded(lambda: run(config.load(arguments.params), Path(".")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

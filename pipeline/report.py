@@ -1,0 +1,169 @@
+"""Stage `report`: one HTML page of the comparison, to open offline or to send to somebody.
+
+Reads   reports/compare.json, reports/trilemma.svg, reports/curves/<run>.csv, reports/bounds/<run>.csv,
+        runs/<run>/samples/<sample>/{grid.png, trajectory.png}
+Writes  reports/index.html
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline import config, stage
+from pipeline.artifacts import write_text
+from pipeline.config import Params
+from pipeline.reporting import page
+from pipeline.reporting.sources import Source, columns, existing
+from pipeline.reporting.table import as_html, bound_columns, meaning, sample_columns
+
+REPRODUCE = """\
+make demo                  # environment, dvc repro, this page
+dvc repro                  # again: only what changed runs
+dvc metrics diff HEAD~1    # what a change did to the numbers
+"""
+
+
+def run(cfg: Params, root: Path) -> Path:
+    """Writes `root`/reports/index.html and returns its path."""
+    comparison = Source.open(root / "reports" / "compare.json", "compare")
+    for key, expected in (("samples", list(cfg.samples)), ("bounds", list(cfg.bounds))):
+        named = [row["sample" if key == "samples" else "run"] for row in comparison.get(key)]
+        if named != expected:
+            raise ValueError(
+                f"{comparison.path} holds the {key} {', '.join(named) or 'none'}, params.yaml names "
+                f"{', '.join(expected) or 'none'}; run: dvc repro compare"
+            )
+    sections = [*_head(cfg, comparison), _chart(root), _table(comparison), _samples(cfg, root), _training(cfg, root)]
+    if cfg.bounds:
+        sections.append(_bounds(cfg, root, comparison))
+    sections.append(_provenance(cfg, comparison))
+    target = root / "reports" / "index.html"
+    write_text(target, page.document("Diffusion models: speed, quality, diversity", sections))
+    return target
+
+
+def _head(cfg: Params, comparison: Source) -> list[str]:
+    measured = comparison.get("measured")
+    families = list(dict.fromkeys(row["family"] for row in comparison.get("samples")))
+    baselines = [row["sample"] for row in comparison.get("baselines")]
+    return [
+        page.paragraph(
+            f"{len(cfg.samples)} sets of samples from models of {len(families)} families ({', '.join(families)}), "
+            f"all measured alike, beside the baselines {', '.join(baselines)}."
+        ),
+        page.facts(
+            {
+                "data": f"{cfg.data.kind}, version {measured['data']}",
+                "reference": measured["reference"],
+                "images per sample": _joined(measured["images"]),
+                "extractor": measured["extractor"],
+                "device": _joined(measured["device"]),
+            }
+        ),
+    ]
+
+
+def _chart(root: Path) -> str:
+    svg = existing(root / "reports" / "trilemma.svg", "compare").read_text(encoding="utf-8")
+    caption = (
+        "Each point is one set of samples; bars are 95 % intervals. Good is at the lower right of the left panel and "
+        "at the upper right of the right one."
+    )
+    return page.section("Speed, quality, diversity", page.figure(svg, "trilemma", caption))
+
+
+def _table(comparison: Source) -> str:
+    distance = comparison.get("measured.distance")
+    groups = [("samples", comparison.get("samples")), ("baselines", comparison.get("baselines"))]
+    return page.section(
+        "Numbers",
+        as_html(sample_columns(distance), groups),
+        page.paragraph(meaning(distance), soft=True),
+        page.paragraph(
+            f"{distance.upper()} and KID say how far the samples lie from the reference as a whole; precision and density, how "
+            "many samples look real; recall and coverage, how much of the reference the samples reach; bits/dim is an upper "
+            "bound on the code length of real images under the model. A dash means: not measured, or not defined for this row.",
+            soft=True,
+        ),
+    )
+
+
+def _samples(cfg: Params, root: Path) -> str:
+    cards = []
+    for name, sample in cfg.samples.items():
+        folder = root / "runs" / sample.run / "samples" / name
+        grid, strip = (existing(folder / file, f"sample@{name}").read_bytes() for file in ("grid.png", "trajectory.png"))
+        note = f"{sample.run}, {sample.sampler.get('kind')}, {sample.steps} steps, seed {sample.seed}"
+        pictures = [page.picture(grid, f"samples of {name}"), page.picture(strip, f"from noise to image, {name}")]
+        cards.append(page.card(name, note, pictures))
+    return page.section(
+        "Samples",
+        page.paragraph("Below each grid, the way from noise to image."),
+        f'<div class="cards">{"".join(cards)}</div>',
+    )
+
+
+def _training(cfg: Params, root: Path) -> str:
+    from pipeline.reporting.curves import losses, training_curves
+
+    curves = {}
+    for name in dict.fromkeys(sample.run for sample in cfg.samples.values()):
+        path = root / "reports" / "curves" / f"{name}.csv"
+        curves[name] = columns(path, f"train@{name}", "step")
+        if not losses(curves[name]):
+            raise ValueError(f"{path} has no pair of columns <part> and valid/<part>; run: dvc repro -f train@{name}")
+    caption = "Loss by optimiser step. Objectives differ between families: compare the shape, not the height."
+    return page.section("Training", page.figure(training_curves(curves), "training", caption))
+
+
+def _bounds(cfg: Params, root: Path, comparison: Source) -> str:
+    from pipeline.reporting.curves import bound_curves
+
+    curves = {
+        name: (cfg.runs[name].family, columns(root / "reports" / "bounds" / f"{name}.csv", f"bound@{name}", "time"))
+        for name in cfg.bounds
+    }
+    caption = "Where the bits go: the area under a curve is the diffusion term; bands are one standard error."
+    return page.section(
+        "Bits per dimension",
+        as_html(bound_columns(), [("bounds", comparison.get("bounds"))]),
+        page.figure(bound_curves(curves), "bounds", caption),
+    )
+
+
+def _provenance(cfg: Params, comparison: Source) -> str:
+    import yaml
+
+    measured = comparison.get("measured")
+    used = cfg.model_dump(mode="json", by_alias=True, include={"data", "extractors", "runs", "samples", "bounds", "evaluate"})
+    origin = {
+        "data hash": measured["data"],
+        "extractor and weight hash": measured["extractor"],
+        "reference": measured["reference"],
+    }
+    full = (
+        "Full hashes stand beside each sample in runs/<run>/evaluations/<sample>/details.json; the whole chain is in dvc.lock."
+    )
+    return page.section(
+        "Where the numbers come from",
+        page.facts(origin),
+        page.paragraph(full),
+        page.paragraph("To make this page again, in a checkout of the same commit:"),
+        page.code(REPRODUCE),
+        page.folded("Parameters", page.code(yaml.safe_dump(used, sort_keys=False, allow_unicode=True))),
+    )
+
+
+def _joined(values: list[Any]) -> str:
+    return ", ".join(str(value) for value in values)
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = stage.parser(__doc__).parse_args(argv)
+    return stage.guarded(lambda: run(config.load(arguments.params), Path(".")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

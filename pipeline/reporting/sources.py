@@ -1,0 +1,81 @@
+"""Reading what earlier stages wrote: a missing or incomplete file becomes one sentence that names the stage to run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+def existing(path: Path, stage: str) -> Path:
+    """`path` itself. Raises ValueError if it is not a file: `stage` is the DVC stage that writes it."""
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; run: dvc repro {stage}")
+    return path
+
+
+@dataclass(frozen=True)
+class Source:
+    """One JSON file that the DVC stage `stage` writes; dotted keys lead into nested mappings."""
+
+    path: Path
+    stage: str
+    values: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: Path, stage: str) -> Source:
+        try:
+            values = json.loads(existing(path, stage).read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not JSON ({error}); run: dvc repro -f {stage}") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} holds {type(values).__name__}, not a mapping; run: dvc repro -f {stage}")
+        return cls(path, stage, values)
+
+    def get(self, key: str) -> Any:
+        """The value at the dotted `key`. Raises ValueError if there is none."""
+        found: Any = self.values
+        for part in key.split("."):
+            if not isinstance(found, Mapping) or part not in found:
+                raise ValueError(f"{self.path} has no {key}; run: dvc repro -f {self.stage}")
+            found = found[part]
+        return found
+
+    def number(self, key: str) -> float:
+        """The finite number at `key` (an int stays an int). Raises ValueError for anything else."""
+        found = self.get(key)
+        if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+            raise ValueError(f"{self.path} has {key}: {found!r}, which is not a finite number; run: dvc repro -f {self.stage}")
+        return found
+
+    def interval(self, key: str) -> tuple[float, float]:
+        """The pair [low, high] at `key`."""
+        found = self.get(key)
+        if not isinstance(found, list) or len(found) != 2 or not found[0] <= found[1]:
+            raise ValueError(f"{self.path} has {key}: {found!r}, which is not [low, high]; run: dvc repro -f {self.stage}")
+        return found[0], found[1]
+
+
+def columns(path: Path, stage: str, x: str) -> dict[str, list[tuple[float, float]]]:
+    """A CSV curve as name -> [(x, y), ...]; an empty cell is no point (some are measured rarely).
+
+    Columns that are not numbers are left out. Raises ValueError if the file is missing, has no column `x` or no rows.
+    """
+    with existing(path, stage).open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        names = list(reader.fieldnames or [])
+        rows = list(reader)
+    if x not in names or not rows:
+        raise ValueError(f"{path} has no column {x!r} with values; run: dvc repro -f {stage}")
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for name in names:
+        try:
+            curves[name] = [(float(row[x]), float(row[name])) for row in rows if row[name]]
+        except ValueError:
+            continue
+    curves.pop(x, None)
+    return curves

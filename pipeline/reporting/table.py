@@ -1,0 +1,159 @@
+"""The comparison as a table: the same columns and cells for Markdown and for HTML."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Row = Mapping[str, Any]
+DASH = "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    """`cell` makes the text of a row; numbers are aligned to the right; `better` is shown beside the heading."""
+
+    heading: str
+    cell: Callable[[Row], str]
+    numeric: bool = True
+    better: str = ""
+
+    @property
+    def title(self) -> str:
+        return f"{self.heading} {self.better}".strip()
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """`value` with that many significant digits and no exponent where a person would write none; None is a dash."""
+    if value is None:
+        return DASH
+    if value == 0 or isinstance(value, int):
+        return str(value)
+    exponent = math.floor(math.log10(abs(value)))
+    if exponent < -5:
+        return f"{value:.{digits - 1}e}"
+    return f"{value:.{max(0, digits - 1 - exponent)}f}"
+
+
+def decimals(value: float | None, places: int = 3) -> str:
+    return DASH if value is None else f"{value:.{places}f}"
+
+
+def _text(key: str) -> Callable[[Row], str]:
+    return lambda row: DASH if row.get(key) is None else str(row[key])
+
+
+def _significant(key: str) -> Callable[[Row], str]:
+    return lambda row: significant(row.get(key))
+
+
+def _decimals(key: str, places: int = 3) -> Callable[[Row], str]:
+    return lambda row: decimals(row.get(key), places)
+
+
+def _model(row: Row) -> str:
+    run, family = row.get("run"), row.get("family")
+    if run is None:
+        return DASH
+    return str(run) if run == family else f"{run} ({family})"
+
+
+def _distance(distance: str) -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        low, high = row.get(f"{distance}_low"), row.get(f"{distance}_high")
+        value = significant(row[distance])
+        return value if low is None or high is None else f"{value} ({significant(low)} to {significant(high)})"
+
+    return cell
+
+
+def with_error(key: str, error: str) -> Callable[[Row], str]:
+    """Cell "3.012 ± 0.008"; a dash for a row that has no such number."""
+
+    def cell(row: Row) -> str:
+        value, spread = row.get(key), row.get(error)
+        return decimals(value) if value is None or spread is None else f"{decimals(value)} ± {decimals(spread)}"
+
+    return cell
+
+
+def sample_columns(distance: str) -> list[Column]:
+    """Columns of samples and baselines; `distance` is "fd", or "fid" when the extractor is Inception-v3."""
+    return [
+        Column("sample", _text("sample"), numeric=False),
+        Column("model", _model, numeric=False),
+        Column("sampler", _text("sampler"), numeric=False),
+        Column("steps", _text("steps")),
+        Column("evaluations", _text("network_evaluations"), better="↓"),
+        Column("images/s", _significant("images_per_second"), better="↑"),
+        Column(f"{distance.upper()} (95 %)", _distance(distance), better="↓"),
+        Column("KID", _significant("kid"), better="↓"),
+        Column("inception score", _decimals("inception_score", 2), better="↑"),
+        Column("precision", _decimals("precision"), better="↑"),
+        Column("density", _decimals("density"), better="↑"),
+        Column("recall", _decimals("recall"), better="↑"),
+        Column("coverage", _decimals("coverage"), better="↑"),
+        Column("bits/dim", with_error("bits_per_dim", "bits_per_dim_standard_error"), better="↓"),
+    ]
+
+
+def bound_columns() -> list[Column]:
+    return [
+        Column("model", _model, numeric=False),
+        Column("bits/dim", with_error("total", "standard_error"), better="↓"),
+        Column("prior", _decimals("prior")),
+        Column("reconstruction", _decimals("reconstruction")),
+        Column("diffusion", _decimals("diffusion")),
+        Column("split", _text("split"), numeric=False),
+        Column("images", _text("images")),
+    ]
+
+
+def meaning(distance: str) -> str:
+    """What the column FD (or FID) is."""
+    if distance == "fid":
+        return "FID is the Fréchet distance in Inception-v3 features, with the weights named here."
+    return (
+        "FD is the Fréchet distance between Gaussians fitted to the extractor's features: it is not FID, which is defined by "
+        "Inception-v3, and compares only within one extractor and one number of images."
+    )
+
+
+def markdown(columns: Sequence[Column], rows: Sequence[Row]) -> str:
+    """A GitHub table, padded so that it reads as plain text too."""
+    lines = [[column.title for column in columns]]
+    lines += [[column.cell(row).replace("|", "\\|") for column in columns] for row in rows]
+    widths = [max(3, *(len(line[index]) for line in lines)) for index in range(len(columns))]
+
+    def padded(line: Sequence[str]) -> str:
+        cells = [
+            text.rjust(width) if column.numeric else text.ljust(width)
+            for text, width, column in zip(line, widths, columns, strict=True)
+        ]
+        return "| " + " | ".join(cells) + " |"
+
+    rule = ["-" * (width - 1) + ":" if column.numeric else "-" * width for width, column in zip(widths, columns, strict=True)]
+    return "\n".join([padded(lines[0]), "| " + " | ".join(rule) + " |", *(padded(line) for line in lines[1:])])
+
+
+def as_html(columns: Sequence[Column], groups: Sequence[tuple[str, Sequence[Row]]]) -> str:
+    """An HTML table; each group of rows is a <tbody> of the class given with it."""
+
+    def line(tag: str, texts: Sequence[str]) -> str:
+        cells = [
+            f"<{tag}{' class=number' if column.numeric else ''}>{html.escape(text)}</{tag}>"
+            for text, column in zip(texts, columns, strict=True)
+        ]
+        return "<tr>" + "".join(cells) + "</tr>"
+
+    bodies = [
+        f'<tbody class="{html.escape(name)}">'
+        + "\n".join(line("td", [column.cell(row) for column in columns]) for row in rows)
+        + "</tbody>"
+        for name, rows in groups
+    ]
+    head = line("th", [column.title for column in columns])
+    return f'<div class="scroll"><table><thead>{head}</thead>\n' + "\n".join(bodies) + "</table></div>"

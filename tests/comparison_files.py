@@ -1,0 +1,101 @@
+"""What the stages before `compare` and `report` write, in miniature and with a different number in every place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline.config import Params
+
+MEASURED = {"extractor": "convnet@1a2b3c4d", "data": "9f8e7d6c", "images": 1000, "reference": "test (2000)", "device": "cpu"}
+
+# sample -> run, sampler, steps, images/s, fd (low, high), kid, inception score, precision, density, recall, coverage
+SAMPLES: dict[str, tuple[Any, ...]] = {
+    "ddpm-ancestral": ("ddpm", "ancestral", 200, 3.21, 7.51, (7.02, 8.13), 0.0123, 7.11, 0.811, 0.921, 0.612, 0.713),
+    "ddpm-ddim": ("ddpm", "ddim", 25, 25.4, 8.42, (7.93, 9.04), 0.0145, 6.92, 0.832, 0.943, 0.554, 0.695),
+    "vdm-ancestral": ("vdm-wide", "ancestral", 100, 6.43, 4.33, (3.94, 4.85), 0.0067, 7.53, 0.854, 0.965, 0.726, 0.787),
+    "vdm-ddim": ("vdm-wide", "ddim", 25, 26.1, 4.94, (4.45, 5.56), 0.0078, 7.34, 0.876, 0.987, 0.668, 0.769),
+}
+BASELINES = {"training-images": (0.97, 0.872, 0.881), "mean-image": (103.2, 0.213, 0.014), "noise": (310.5, 0.105, 0.006)}
+BOUND = {"total": 3.012, "prior": 0.001, "reconstruction": 0.121, "diffusion": 2.89, "standard_error": 0.017}
+
+
+def params() -> Params:
+    """Two families, four samples, a bound for vdm-wide only."""
+    training = {"steps": 10, "learning_rate": 1e-3}
+    return Params.model_validate(
+        {
+            "data": {"kind": "digits"},
+            "extractors": {"convnet": {"family": "classifier", "data": "data/prepared", "training": training}},
+            "runs": {
+                "ddpm": {"family": "ddpm", "data": "data/prepared", "training": training},
+                "vdm-wide": {"family": "vdm", "data": "data/prepared", "training": training},
+            },
+            "samples": {
+                name: {"run": row[0], "sampler": {"kind": row[1]}, "steps": row[2], "images": 1000, "seed": 3}
+                for name, row in SAMPLES.items()
+            },
+            "bounds": {"vdm-wide": {}},
+            "evaluate": {"extractor": "convnet"},
+        }
+    )
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def write_inputs(root: Path) -> None:
+    """Everything that both stages read, under `root`."""
+    rng = np.random.default_rng(0)
+    for name, row in SAMPLES.items():
+        run, _, steps, speed, fd, ends, kid, score, precision, density, recall, coverage = row
+        write_json(
+            root / "reports" / "metrics" / f"{name}.json",
+            {
+                "quality": {"fd": fd, "kid": kid, "precision": precision, "density": density, "inception_score": score},
+                "diversity": {"recall": recall, "coverage": coverage},
+                "speed": {"network_evaluations": steps, "images_per_second": speed},
+                "measured": MEASURED,
+            },
+        )
+        write_json(root / "runs" / run / "evaluations" / name / "details.json", {"intervals": {"fd": list(ends)}})
+        folder = root / "runs" / run / "samples" / name
+        folder.mkdir(parents=True)
+        images = rng.integers(0, 256, (20, 1, 8, 8), dtype=np.uint8)
+        np.save(folder / "images.npy", images)
+        Image.fromarray(images[:16, 0].reshape(-1, 8)).save(folder / "grid.png")
+        Image.fromarray(images[:4, 0].reshape(-1, 8).T).save(folder / "trajectory.png")
+    quality = {"kid": 0.5, "precision": 0.4, "density": 0.3, "inception_score": 1.5}
+    write_json(
+        root / "reports" / "metrics" / "baselines.json",
+        {
+            name: {"quality": {"fd": fd, **quality}, "diversity": {"recall": recall, "coverage": coverage}}
+            for name, (fd, recall, coverage) in BASELINES.items()
+        }
+        | {"measured": MEASURED},
+    )
+    write_json(
+        root / "reports" / "bounds" / "vdm-wide.json",
+        {"bits_per_dim": BOUND, "measured": {"split": "test", "images": 1999, "data": "9f8e7d6c"}},
+    )
+    curve = [(t / 20, 10 - t, 4 * t / 20, 0.1) for t in range(1, 20)]
+    _write_csv(root / "reports" / "bounds" / "vdm-wide.csv", "time,logsnr,bits_per_dim,standard_error", curve)
+    for run in ("ddpm", "vdm-wide"):
+        steps = [(step, 1 / step, 0.5, 1.1 / step if step % 20 == 0 else "") for step in range(10, 200, 10)]
+        _write_csv(
+            root / "reports" / "curves" / f"{run}.csv",
+            "step,denoiser/simple,denoiser/gradient_norm,valid/denoiser/simple",
+            steps,
+        )
+
+
+def _write_csv(path: Path, header: str, rows: list[tuple[Any, ...]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([header, *(",".join(str(cell) for cell in row) for row in rows)]) + "\n", encoding="utf-8")

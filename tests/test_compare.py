@@ -1,0 +1,196 @@
+"""compare: every number in its column, and no comparison of what does not compare."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import compare
+from pipeline.reporting.labels import Box, place
+from pipeline.reporting.table import significant
+from tests.comparison_files import BASELINES, BOUND, SAMPLES, params, write_inputs, write_json
+
+OUTPUTS = ("compare.json", "compare.md", "trilemma.svg", "samples.png")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_inputs(tmp_path)
+    return tmp_path
+
+
+def change(path: Path, group: str, **values: object) -> None:
+    content = json.loads(path.read_text())
+    write_json(path, content | {group: content[group] | values})
+
+
+def cells(markdown: str, first: str) -> dict[str, str]:
+    """The row of a Markdown table that begins with `first`, as heading -> cell."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines() if line.startswith("|")]
+    row = next(line for line in lines if line[0] == first)
+    return dict(zip(lines[0], row, strict=True))
+
+
+def test_every_value_stands_in_its_column(root: Path) -> None:
+    compare.run(params(), root)
+    rows = json.loads((root / "reports" / "compare.json").read_text())["samples"]
+    assert [row["sample"] for row in rows] == list(SAMPLES)
+    for row in rows:
+        run, sampler, steps, speed, fd, (low, high), kid, score, precision, density, recall, coverage = SAMPLES[row["sample"]]
+        bound = BOUND if run == "vdm-wide" else {"total": None, "standard_error": None}
+        assert row == {
+            "sample": row["sample"], "run": run, "family": {"ddpm": "ddpm", "vdm-wide": "vdm"}[run], "sampler": sampler,
+            "steps": steps, "network_evaluations": steps, "images_per_second": speed, "fd": fd, "fd_low": low, "fd_high": high,
+            "kid": kid, "inception_score": score, "precision": precision, "density": density, "recall": recall,
+            "coverage": coverage, "bits_per_dim": bound["total"], "bits_per_dim_standard_error": bound["standard_error"],
+            "images": 1000,
+        }  # fmt: skip
+
+
+def test_markdown_row(root: Path) -> None:
+    compare.run(params(), root)
+    text = (root / "reports" / "compare.md").read_text()
+    assert cells(text, "vdm-ancestral") == {
+        "sample": "vdm-ancestral", "model": "vdm-wide (vdm)", "sampler": "ancestral", "steps": "100", "evaluations ↓": "100",
+        "images/s ↑": "6.43", "FD (95 %) ↓": "4.33 (3.94 to 4.85)", "KID ↓": "0.00670", "inception score ↑": "7.53",
+        "precision ↑": "0.854", "density ↑": "0.965", "recall ↑": "0.726", "coverage ↑": "0.787", "bits/dim ↓": "3.012 ± 0.017",
+    }  # fmt: skip
+    for fact in ("convnet@1a2b3c4d", "1000 images", "test (2000)", "not FID", "9f8e7d6c", "cpu"):
+        assert fact in text
+
+
+def test_a_run_without_a_bound_shows_a_dash(root: Path) -> None:
+    compare.run(params(), root)
+    assert cells((root / "reports" / "compare.md").read_text(), "ddpm-ddim")["bits/dim ↓"] == "–"
+
+
+def test_baselines_are_rows_and_lines(root: Path) -> None:
+    found = compare.run(params(), root)["baselines"]
+    assert {row["sample"]: (row["fd"], row["recall"], row["coverage"]) for row in found} == BASELINES
+    svg = (root / "reports" / "trilemma.svg").read_text()
+    assert all(name in svg for name in [*BASELINES, *SAMPLES])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("extractor", "convnet@ffffffff"), ("data", "00000000"), ("reference", "train (8000)")]
+)
+@pytest.mark.parametrize("name", ["vdm-ddim", "baselines"])
+def test_unlike_measurements_are_refused(root: Path, key: str, value: str, name: str) -> None:
+    change(root / "reports" / "metrics" / f"{name}.json", "measured", **{key: value})
+    with pytest.raises(ValueError, match="not comparable") as error:
+        compare.run(params(), root)
+    message = str(error.value)
+    assert all(part in message for part in ("ddpm-ancestral.json", f"{name}.json", key, value))
+    assert "\n" not in message
+    assert not any((root / "reports" / output).exists() for output in OUTPUTS)
+
+
+def test_a_bound_on_other_data_is_refused(root: Path) -> None:
+    change(root / "reports" / "bounds" / "vdm-wide.json", "measured", data="00000000")
+    with pytest.raises(ValueError, match=r"not comparable.*vdm-wide\.json.*00000000"):
+        compare.run(params(), root)
+
+
+@pytest.mark.parametrize(
+    ("path", "stage"),
+    [
+        ("reports/metrics/vdm-ddim.json", "evaluate@vdm-ddim"),
+        ("reports/metrics/baselines.json", "baselines"),
+        ("reports/bounds/vdm-wide.json", "bound@vdm-wide"),
+        ("runs/ddpm/evaluations/ddpm-ddim/details.json", "evaluate@ddpm-ddim"),
+        ("runs/ddpm/samples/ddpm-ddim/images.npy", "sample@ddpm-ddim"),
+    ],
+)
+def test_a_missing_file_names_the_stage(root: Path, path: str, stage: str) -> None:
+    (root / path).unlink()
+    with pytest.raises(ValueError, match=f"{path} does not exist; run: dvc repro {stage}$"):
+        compare.run(params(), root)
+
+
+@pytest.mark.parametrize("value", [None, "12", True, float("nan"), float("inf")])
+def test_a_value_that_is_no_number_is_refused(root: Path, value: object) -> None:
+    change(root / "reports" / "metrics" / "vdm-ddim.json", "quality", kid=value)
+    with pytest.raises(ValueError, match=r"vdm-ddim\.json has quality\.kid.*not a finite number"):
+        compare.run(params(), root)
+
+
+def test_a_damaged_file_is_refused(root: Path) -> None:
+    (root / "reports" / "metrics" / "vdm-ddim.json").write_text('{"quality": {')
+    with pytest.raises(ValueError, match=r"vdm-ddim\.json is not JSON"):
+        compare.run(params(), root)
+
+
+def test_the_inception_distance_is_called_fid(root: Path) -> None:
+    for path in (root / "reports" / "metrics").glob("*.json"):
+        content = json.loads(path.read_text().replace('"fd"', '"fid"').replace("convnet@", "inception@"))
+        write_json(path, content)
+    for path in root.glob("runs/*/evaluations/*/details.json"):
+        path.write_text(path.read_text().replace('"fd"', '"fid"'))
+    rows = compare.run(params(), root)["samples"]
+    assert rows[0]["fid"] == SAMPLES["ddpm-ancestral"][4]
+    assert "fd" not in rows[0]
+    assert "FID (95 %) ↓" in (root / "reports" / "compare.md").read_text()
+
+
+def test_outputs_are_the_same_bytes_again(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("again")
+    write_inputs(other)
+    for folder in (root, other):
+        compare.run(params(), folder)
+    for name in OUTPUTS:
+        assert (root / "reports" / name).read_bytes() == (other / "reports" / name).read_bytes()
+
+
+def test_the_chart_puts_points_where_the_numbers_say(root: Path) -> None:
+    """Read back from the SVG, whose y runs downwards: a larger value lies higher, a faster sample further right."""
+    compare.run(params(), root)
+    svg = ElementTree.parse(root / "reports" / "trilemma.svg").getroot()
+    space = "{http://www.w3.org/2000/svg}"
+    for axes, column in (("axes_1", 4), ("axes_2", 10)):
+        group = next(element for element in svg.iter(f"{space}g") if element.get("id") == axes)
+        points = []
+        for line in group:
+            uses = list(line.iter(f"{space}use"))
+            if str(line.get("id")).startswith("line2d") and len(uses) == 1:
+                points.append((float(uses[0].attrib["x"]), float(uses[0].attrib["y"])))
+        assert len(points) == len(SAMPLES)
+        speeds, values = ([row[index] for row in SAMPLES.values()] for index in (3, column))
+        assert np.array_equal(np.argsort([x for x, _ in points]), np.argsort(speeds))
+        assert np.array_equal(np.argsort([-y for _, y in points]), np.argsort(values))
+
+
+def test_the_grid_shows_the_first_images_row_by_row(root: Path) -> None:
+    compare.run(params(), root)
+    picture = np.asarray(Image.open(root / "reports" / "samples.png").convert("L"))
+    for row, name in enumerate(SAMPLES):
+        images = np.load(root / "runs" / SAMPLES[name][0] / "samples" / name / "images.npy")
+        top = 8 + row * (16 + 8)
+        left = picture.shape[1] - 8 - 16 * (16 + 2)
+        for column in (0, 15):
+            tile = picture[top : top + 16 : 2, left + column * 18 : left + column * 18 + 16 : 2]
+            assert np.array_equal(tile, images[column, 0])
+
+
+def test_labels_do_not_cover_each_other() -> None:
+    points = [(100.0 + 14 * index, 100.0 + 3 * (index % 2)) for index in range(8)]
+    markers = [Box(x - 5, y - 5, x + 5, y + 5) for x, y in points]
+    boxes = place(points, [(60.0, 11.0)] * 8, markers, Box(0, 0, 400, 300))
+    for index, box in enumerate(boxes):
+        assert all(box.overlap(other) == 0 for other in [*markers, *boxes[:index]])
+        assert box.outside(Box(0, 0, 400, 300)) == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"), (0, "0"), (0.0, "0.0"), (25, "25"), (1234.5, "1234"), (12.34, "12.3"), (0.00678, "0.00678"),
+        (-0.0012, "-0.00120"), (3.2e-9, "3.20e-09"),
+    ],
+)  # fmt: skip
+def test_significant(value: float | None, text: str) -> None:
+    assert significant(value) == text

@@ -1,0 +1,143 @@
+"""report: one page that needs nothing else, in which no value can become markup."""
+
+from __future__ import annotations
+
+import base64
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from pipeline import compare, report
+from tests.comparison_files import BASELINES, SAMPLES, params, write_inputs, write_json
+
+
+class Page(HTMLParser):
+    """Collects tags, what they refer to, ids, and table cells row by row."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.references: list[str] = []
+        self.ids: list[str] = []
+        self.rows: list[list[str]] = []
+        self.cell = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.cell = tag in ("td", "th")
+        if tag == "tr":
+            self.rows.append([])
+        if self.cell:
+            self.rows[-1].append("")
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href", "srcset", "data", "action"):
+                self.references.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.cell = self.cell and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if self.cell:
+            self.rows[-1][-1] += data
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_inputs(tmp_path)
+    compare.run(params(), tmp_path)
+    return tmp_path
+
+
+def page(root: Path) -> Page:
+    return Page(report.run(params(), root).read_text(encoding="utf-8"))
+
+
+def test_nothing_comes_from_outside(root: Path) -> None:
+    found = page(root)
+    assert found.references
+    assert all(value.startswith(("data:image/png;base64,", "#")) for value in found.references)
+    assert not {"script", "link", "iframe", "object"} & set(found.tags)
+    text = (root / "reports" / "index.html").read_text(encoding="utf-8")
+    assert "@import" not in text
+    assert "url(http" not in text
+
+
+def test_pictures_of_every_sample_are_inside(root: Path) -> None:
+    embedded = {base64.b64decode(value.split(",", 1)[1]) for value in page(root).references if value.startswith("data:")}
+    files = [
+        root / "runs" / row[0] / "samples" / name / file
+        for name, row in SAMPLES.items()
+        for file in ("grid.png", "trajectory.png")
+    ]
+    assert embedded == {file.read_bytes() for file in files}
+
+
+def test_charts_share_no_ids(root: Path) -> None:
+    found = page(root)
+    assert len(found.ids) == len(set(found.ids))
+    assert found.tags.count("svg") == 3
+    targets = {value[1:] for value in found.references if value.startswith("#")}
+    assert targets <= set(found.ids)
+
+
+def test_table_rows(root: Path) -> None:
+    found = page(root)
+    rows = {row[0]: row for row in found.rows}
+    assert rows["vdm-ddim"][1:7] == ["vdm-wide (vdm)", "ddim", "25", "25", "26.1", "4.94 (4.45 to 5.56)"]
+    assert rows["vdm-ddim"][9:] == ["0.876", "0.987", "0.668", "0.769", "3.012 ± 0.017"]
+    assert rows["ddpm-ddim"][-1] == "–"
+    assert set(BASELINES) <= set(rows)
+
+
+def test_values_are_escaped(root: Path) -> None:
+    evil = '<img src=x onerror="alert(1)">&'
+    path = root / "reports" / "compare.json"
+    content = json.loads(path.read_text())
+    content["measured"] |= {"device": [evil], "extractor": evil}
+    content["samples"][0]["sampler"] = evil
+    content["baselines"][0]["sample"] = evil
+    write_json(path, content)
+    found = page(root)
+    assert found.tags.count("img") == 2 * len(SAMPLES)
+    assert [evil in row for row in found.rows].count(True) == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "stage"),
+    [
+        ("reports/compare.json", "compare"),
+        ("reports/trilemma.svg", "compare"),
+        ("reports/curves/ddpm.csv", "train@ddpm"),
+        ("reports/bounds/vdm-wide.csv", "bound@vdm-wide"),
+        ("runs/ddpm/samples/ddpm-ddim/grid.png", "sample@ddpm-ddim"),
+        ("runs/vdm-wide/samples/vdm-ddim/trajectory.png", "sample@vdm-ddim"),
+    ],
+)
+def test_a_missing_file_names_the_stage(root: Path, path: str, stage: str) -> None:
+    (root / path).unlink()
+    with pytest.raises(ValueError, match=f"{path} does not exist; run: dvc repro {stage}$"):
+        page(root)
+
+
+def test_a_comparison_of_other_samples_is_refused(root: Path) -> None:
+    path = root / "reports" / "compare.json"
+    content = json.loads(path.read_text())
+    write_json(path, content | {"samples": content["samples"][:-1]})
+    with pytest.raises(ValueError, match="run: dvc repro compare"):
+        page(root)
+
+
+def test_a_curve_without_a_loss_is_refused(root: Path) -> None:
+    (root / "reports" / "curves" / "ddpm.csv").write_text("step,learning_rate\n10,0.1\n")
+    with pytest.raises(ValueError, match=r"ddpm\.csv has no pair of columns"):
+        page(root)
+
+
+def test_the_page_is_the_same_bytes_again(root: Path) -> None:
+    first = report.run(params(), root).read_bytes()
+    assert report.run(params(), root).read_bytes() == first
