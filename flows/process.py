@@ -1,0 +1,120 @@
+"""Commands in process groups of their own, so that what they started ends with them.
+
+DVC runs a stage as a child of its own and doesn't pass SIGTERM on: a signal to `dvc` alone leaves the training running.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+TAIL = 40
+
+
+@dataclass(frozen=True)
+class Finished:
+    """status: the exit status, negative for a signal; tail: the last 40 lines; expired: ended by its time limit."""
+
+    status: int
+    tail: tuple[str, ...]
+    expired: bool
+
+
+def start(
+    command: Sequence[str], *, cwd: str | Path, environment: Mapping[str, str], output: int | IO[Any] = subprocess.PIPE
+) -> subprocess.Popen[str]:
+    """Starts `command` as the leader of a new process group, both output streams in one."""
+    return subprocess.Popen(
+        list(command),
+        cwd=cwd,
+        env=dict(environment),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+    )
+
+
+def stop(process: subprocess.Popen[str], grace: float = 15.0) -> None:
+    """Ends the whole group: SIGTERM, so that training can save a checkpoint, and SIGKILL after `grace` seconds."""
+    for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
+        end = time.monotonic() + patience
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        while _has_members(process) and time.monotonic() < end:
+            time.sleep(0.05)
+    process.wait()
+
+
+def run(
+    command: Sequence[str],
+    log: Callable[[str], None],
+    *,
+    cwd: str | Path,
+    environment: Mapping[str, str],
+    timeout: float | None = None,
+) -> Finished:
+    """Runs `command` and gives every line of its output to `log` as it comes.
+
+    Any exception that arrives meanwhile (a cancellation, Ctrl-C) ends the group first. So does `timeout`, in seconds.
+    """
+    process = start(command, cwd=cwd, environment=environment)
+    assert process.stdout is not None
+    tail: deque[str] = deque(maxlen=TAIL)
+    expired = threading.Event()
+
+    def expire() -> None:
+        expired.set()
+        stop(process)
+
+    timer = threading.Timer(timeout, expire) if timeout is not None else None
+    try:
+        if timer is not None:
+            timer.start()
+        for line in process.stdout:
+            text = line.rstrip()
+            if text:
+                tail.append(text)
+                log(text)
+        status = process.wait()
+    except BaseException:
+        stop(process)
+        raise
+    finally:
+        if timer is not None:
+            timer.cancel()
+        process.stdout.close()
+    return Finished(status, tuple(tail), expired.is_set())
+
+
+def _has_members(process: subprocess.Popen[str]) -> bool:
+    """Whether anything of the group still runs. Zombies don't: in a container nobody may ever collect them."""
+    process.poll()
+    try:
+        os.killpg(process.pid, 0)
+    except (ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
+        return False
+    if not Path("/proc/self/stat").exists():
+        return True
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # "pid (name) state parent group ...": the name may hold anything, so read from its closing bracket.
+            state, _, group = file.read_text(errors="replace").rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(group) == process.pid and state != "Z":
+            return True
+    return False
