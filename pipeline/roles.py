@@ -115,6 +115,23 @@ class Bounded(ABC):
         large, and then weighs what it finds."""
 
 
+@dataclass(frozen=True)
+class Posterior:
+    """One draw z_t ~ q(z_t | x) and the true q(z_s | z_t, x) = N(mean, std^2) there, each (B, C, H, W)."""
+
+    z_t: Tensor
+    mean: Tensor
+    std: Tensor
+
+
+class Stepwise(ABC):
+    """A continuous-time model that is also a chain of any number T of steps, with a bound for each T."""
+
+    @abstractmethod
+    def posterior(self, batch: Batch, s: Tensor, t: Tensor, rng: Random) -> Posterior:
+        """q(z_s | z_t, x) for times s < t, each (B,), at one draw of z_t."""
+
+
 class Classifying(ABC):
     """A classifier whose penultimate features are a metric space."""
 
@@ -137,5 +154,3 @@ class Codec(ABC):
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
         """Latent -> (B, C, H, W)."""
-
-

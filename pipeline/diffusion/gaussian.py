@@ -15,12 +15,16 @@ from torch.nn.functional import logsigmoid
 
 @dataclass(frozen=True)
 class Reverse:
-    """p(z_s | z_t) = N(mean, std^2), each (B, C, H, W), with the model's x_hat and eps_hat: all that a sampler sees."""
+    """p(z_s | z_t) = N(mean, std^2), each (B, C, H, W), with the model's x_hat and eps_hat: all that a sampler sees.
+
+    drift: how far the signal alpha_s x_hat is to move between t and s, for models whose encoded image depends on time.
+    """
 
     mean: Tensor
     std: Tensor
     x_hat: Tensor
     eps_hat: Tensor
+    drift: Tensor | None = None
 
 
 def per_image(coefficient: Tensor, like: Tensor) -> Tensor:

@@ -68,9 +68,16 @@ def discretised_gaussian(x: Tensor, mean: Tensor, log_std: Tensor, half_width: f
     log_a, log_b = torch.special.log_ndtr(a), torch.special.log_ndtr(b)
     inside = log_b + torch.log(-torch.expm1(log_a - log_b))
     lowest, highest = x < -1 + 1.5 * half_width, x > 1 - 1.5 * half_width
-    return torch.where(
-        lowest, torch.special.log_ndtr(upper), torch.where(highest, torch.special.log_ndtr(-lower), inside)
-    )
+    return torch.where(lowest, torch.special.log_ndtr(upper), torch.where(highest, torch.special.log_ndtr(-lower), inside))
+
+
+def noisy_reconstruction(x: Tensor, signal: Tensor, noise: Tensor, gamma_0: Tensor, levels: int) -> Tensor:
+    """-log p(x | z_0) in nats per image, (B,), at z_0 / alpha_0 = signal + exp(gamma_0 / 2) noise.
+
+    x: bin centres of the codes to be named; signal: what was diffused, x itself or an encoding of it.
+    """
+    z_0 = signal.double() + per_image(torch.exp(0.5 * gamma_0), noise.double()) * noise.double()
+    return -discretised_latent(x, z_0, gamma_0, levels)
 
 
 def discretised_latent(x: Tensor, z_0: Tensor, gamma_0: Tensor, levels: int) -> Tensor:

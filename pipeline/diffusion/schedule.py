@@ -77,11 +77,24 @@ class DiscreteSchedule(NoiseSchedule):
 
 
 class ContinuousSchedule(NoiseSchedule):
-    """gamma differentiable in t, with finite end points."""
+    """gamma differentiable in t, with finite end points. `gamma_min` and `gamma_max` are those it was configured with."""
 
     def __init__(self, gamma_min: float, gamma_max: float) -> None:
         super().__init__()
         self.gamma_min, self.gamma_max = gamma_min, gamma_max
+
+    @property
+    def learned(self) -> bool:
+        """Whether training moves the schedule: then the prior and reconstruction terms depend on weights too."""
+        return next(self.parameters(), None) is not None
+
+    def ends(self, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """gamma at t = 0 and t = 1, each (count,) float64."""
+        zeros = torch.zeros(count, dtype=torch.float64, device=device)
+        return self.gamma(zeros), self.gamma(zeros + 1)
+
+    def minimise_variance(self, losses: Tensor) -> None:
+        """Tells the schedule the diffusion losses, (B,), that the coming backward pass is of; most have no use for it."""
 
     def gamma_and_slope(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """gamma and d gamma / dt, each (B,) float64."""
@@ -120,11 +133,19 @@ def cosine_betas(steps: int, offset: float = 0.008, largest: float = 0.999) -> T
     return (1 - f[1:] / f[:-1]).clamp(max=largest)
 
 
+def random_walk_betas(steps: int) -> Tensor:
+    """(T,): beta_t = 1/(t + 1), the unit-variance random walk x_t = x_0 + noise_1 + ... + noise_t after rescaling.
+
+    Dividing x_t by sqrt(1 + t) gives a variance-preserving chain with alpha-bar = 1/(1 + t), so SNR(t) = 1/t.
+    """
+    return 1 / torch.arange(2, steps + 2, dtype=torch.float64)
+
+
 class LinearBeta(Block):
     """`first` and `last` are the end points at T = 1000; they scale with 1000/T."""
 
     kind: Literal["linear-beta"]
-    steps: Annotated[int, Field(ge=1)] = 1000
+    steps: Annotated[int, Field(ge=2)] = 1000
     first: Annotated[float, Field(gt=0, lt=1)] = 1e-4
     last: Annotated[float, Field(gt=0, lt=1)] = 0.02
 
@@ -143,30 +164,43 @@ class LinearBeta(Block):
 
 class CosineBeta(Block):
     kind: Literal["cosine-beta"]
-    steps: Annotated[int, Field(ge=1)] = 1000
+    steps: Annotated[int, Field(ge=2)] = 1000
     offset: Annotated[float, Field(ge=0, lt=1)] = 0.008
 
     def build(self) -> DiscreteSchedule:
         return DiscreteSchedule(cosine_betas(self.steps, self.offset))
 
 
-class LinearLogSNR(Block):
+class RandomWalk(Block):
+    """T steps of unit Gaussian noise on the data itself; it ends at SNR 1/T."""
+
+    kind: Literal["random-walk"]
+    steps: Annotated[int, Field(ge=2)] = 1000
+
+    def build(self) -> DiscreteSchedule:
+        return DiscreteSchedule(random_walk_betas(self.steps))
+
+
+class LogSNREnds(Block):
     """gamma = -log SNR from gamma_min (t = 0) to gamma_max (t = 1)."""
 
-    kind: Literal["linear-logsnr"]
     gamma_min: float = -13.3
     gamma_max: float = 5.0
 
     @model_validator(mode="after")
-    def _ordered(self) -> LinearLogSNR:
+    def _ordered(self) -> LogSNREnds:
         if self.gamma_min >= self.gamma_max:
             raise ValueError(f"gamma_min is {self.gamma_min}; allowed: below gamma_max, which is {self.gamma_max}")
         return self
+
+
+class LinearLogSNR(LogSNREnds):
+    """Linear in t between end points that stay where they are."""
+
+    kind: Literal["linear-logsnr"]
 
     def build(self) -> LinearLogSNRSchedule:
         return LinearLogSNRSchedule(self.gamma_min, self.gamma_max)
 
 
-Discrete = Annotated[LinearBeta | CosineBeta, Field(discriminator="kind")]
-# A union of one for now, still chosen by `kind`, so that further continuous schedules are one more member.
-Continuous = LinearLogSNR
+Discrete = Annotated[LinearBeta | CosineBeta | RandomWalk, Field(discriminator="kind")]

@@ -1,36 +1,58 @@
-"""DDPM: denoising diffusion in T discrete steps (Ho, Jain, Abbeel 2020), L_simple.
+"""DDPM and improved DDPM: denoising diffusion in T discrete steps (Ho, Jain, Abbeel 2020; Nichol and Dhariwal 2021).
 
-Equations: forward chain and posterior eq. 2-7, L_simple eq. 14, bound eq. 5, decoder eq. 13. What differs from the reference
-code: pixels stand at their bins' centres as in VDM, so all families bound the same quantity; the discretised decoder uses
-the exact normal CDF without a floor; eps, x or v may be predicted (Salimans and Ho 2022).
+Equations of Ho et al.: forward chain and posterior 2-7, bound 5, decoder 13, L_simple 14. Of Nichol and Dhariwal: learned
+variance 15, L_hybrid 16, importance-sampled steps 18. What differs from the reference code: pixels stand at their bins'
+centres as in VDM, so all families bound the same quantity; the discretised decoder is exact and has no floor; eps, x or v may
+be predicted (Salimans and Ho 2022); the history of losses is part of the checkpoint.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pipeline.block import Block
 from pipeline.diffusion.gaussian import Reverse, alpha_sigma, diffuse, kernel, per_image, posterior_std, transition_std
-from pipeline.diffusion.likelihood import discretised_gaussian, gaussian_kl, mean_image, prior_kl, sum_image
+from pipeline.diffusion.likelihood import bits_per_dim, discretised_gaussian, gaussian_kl, mean_image, prior_kl, sum_image
 from pipeline.diffusion.prediction import Prediction, target, to_x
 from pipeline.diffusion.schedule import Discrete
-from pipeline.diffusion.times import stratified
+from pipeline.diffusion.times import LossSecondMoment, low_discrepancy
+from pipeline.networks.choice import Network
 from pipeline.networks.unet import UNetConfig
 from pipeline.roles import Batch, Bounded, DataSpec, Draw, Ends, Generative, Loss, Random, Trainable
 
 
 class Config(Block):
-    """variance: `small` is the posterior's, `large` is beta (Ho et al. 2020, section 3.2)."""
+    """variance: `small` is the posterior's, `large` is beta, `learned` lies between them by a second set of channels.
+
+    objective: `simple` (mean squared error), `vlb` (the bound), `hybrid` (simple plus `vlb_weight` times the bound, whose
+    gradient then reaches the variance alone).
+    """
 
     schedule: Discrete
     prediction: Prediction = "eps"
-    variance: Literal["small", "large"] = "small"
-    network: UNetConfig = UNetConfig()
+    variance: Literal["small", "large", "learned"] = "small"
+    objective: Literal["simple", "vlb", "hybrid"] = "simple"
+    vlb_weight: Annotated[float, Field(gt=0)] = 0.001
+    time_sampling: Literal["uniform", "stratified", "loss-second-moment"] = "stratified"
+    network: Network = UNetConfig()
     labels: bool = False
+
+    @model_validator(mode="after")
+    def _variance_is_trained(self) -> Config:
+        if self.variance == "learned" and self.objective == "simple":
+            raise ValueError(
+                "variance is 'learned'; allowed with objective: simple, which trains no variance: 'small' or 'large'"
+            )
+        if self.variance != "learned" and self.objective == "hybrid":
+            raise ValueError(
+                f"variance is {self.variance!r}; allowed with objective: hybrid, which adds the variance's loss: 'learned'"
+            )
+        return self
 
 
 class Model(Trainable, Generative, Bounded):
@@ -38,46 +60,50 @@ class Model(Trainable, Generative, Bounded):
         super().__init__()
         self.config, self.spec = config, spec
         self.schedule = config.schedule.build()
-        self.network = config.network.build(spec, outputs=spec.shape[0], labels=config.labels)
+        channels = spec.shape[0]
+        self.network = config.network.build(spec, channels * (2 if config.variance == "learned" else 1), config.labels)
+        self.sampled = LossSecondMoment(self.schedule.steps) if config.time_sampling == "loss-second-moment" else None
 
     def players(self) -> Mapping[str, nn.Module]:
-        return {"model": self.network}
+        return {"model": self}
 
     def loss(self, player: str, batch: Batch, step: int, rng: Random) -> Loss:
-        """Mean squared error of the prediction, per dimension."""
-        steps = self.schedule.steps
-        t = ((stratified(len(batch.x), rng) * steps).floor() + 1) / steps
-        noise = rng.normal(tuple(batch.x.shape), "noise")
-        gamma = self.schedule.gamma(t)
-        z = diffuse(batch.x, gamma, noise)
-        error = self._output(z, gamma, batch.y) - target(self.config.prediction, batch.x, noise, gamma)
-        simple = mean_image(error**2)
-        return Loss(simple, {"simple": simple})
+        """`simple` is per dimension; `vlb` is in bits/dim, an unbiased estimate of the bound without its prior term."""
+        steps, x = self.schedule.steps, batch.x
+        index, weight = self._draw(len(x), rng)  # of z_s; 0 is the data
+        t = (index.double() + 1) / steps
+        noise, gamma = rng.normal(tuple(x.shape), "noise"), self.schedule.gamma(t)
+        z = diffuse(x, gamma, noise)
+        output, variance = self._output(z, gamma, batch.y)
+        error = output - target(self.config.prediction, x, noise, gamma)
+        parts = {"simple": mean_image(error**2)}
+        if self.config.objective != "simple":
+            frozen = output.detach() if self.config.objective == "hybrid" else output
+            nats = self._term(x, z, index, self._reverse(z, index.double() / steps, t, frozen, variance, clip=None))
+            parts["vlb"] = steps * bits_per_dim(nats, self.spec.dimensions)
+        total = {
+            "simple": lambda: parts["simple"],
+            "vlb": lambda: parts["vlb"],
+            "hybrid": lambda: parts["simple"] + self.config.vlb_weight * parts["vlb"],
+        }[self.config.objective]()
+        if self.sampled is not None and self.training:
+            self.sampled.update(index, parts.get("vlb", parts["simple"]) / (steps if "vlb" in parts else 1))
+        return Loss(weight * total, {name: weight * value for name, value in parts.items()})
 
     def reverse(self, z_t: Tensor, s: Tensor, t: Tensor, y: Tensor | None, rng: Random, clip: float | None = None) -> Reverse:
-        gamma_s, gamma_t = self.schedule.gamma(s), self.schedule.gamma(t)
-        x_hat = to_x(self.config.prediction, self._output(z_t, gamma_t, y), z_t, gamma_t)
-        posterior = kernel(x_hat if clip is None else x_hat.clamp(-clip, clip), z_t, gamma_s, gamma_t)
+        made = self._reverse(z_t, s, t, *self._output(z_t, self.schedule.gamma(t), y), clip)
         # The last step adds no noise: its mean is x_hat.
-        std = torch.where(s > 0, self._std(gamma_s, gamma_t), 0.0)
-        return Reverse(posterior.mean, per_image(std, z_t).expand_as(z_t), posterior.x_hat, posterior.eps_hat)
+        return Reverse(made.mean, torch.where(per_image(s, z_t) > 0, made.std, 0.0), made.x_hat, made.eps_hat)
 
     def ends(self, batch: Batch, rng: Random) -> Ends:
         """L_T and L_0 (eq. 5), in nats per image."""
-        assert self.spec.levels is not None, "bits/dim needs discrete data"
-        steps, x = self.schedule.steps, batch.x
+        x = batch.x
         ones = torch.ones(len(x), dtype=torch.float64, device=x.device)
-        prior = prior_kl(x, self.schedule.gamma(ones))
-
-        first = ones / steps
-        z = diffuse(x, self.schedule.gamma(first), rng.normal(tuple(x.shape), "reconstruction"))
-        decoder = self.reverse(z, 0 * first, first, batch.y, rng, clip=1.0)
-        # The posterior of the first step has no variance; the second step's stands in for it, as in the reference code.
-        gamma_1, gamma_2 = self.schedule.gamma(first), self.schedule.gamma(torch.clamp(2 * first, max=1))
-        decoder_std = posterior_std(gamma_1, gamma_2) if steps > 1 else transition_std(self.schedule.gamma(0 * first), gamma_1)
-        log_std = per_image(torch.log(decoder_std), x.double()).expand_as(x)
-        reconstruction = -sum_image(discretised_gaussian(x, decoder.mean, log_std, 1 / self.spec.levels))
-        return Ends(prior, reconstruction)
+        first = ones / self.schedule.steps
+        gamma = self.schedule.gamma(first)
+        z = diffuse(x, gamma, rng.normal(tuple(x.shape), "reconstruction"))
+        decoder = self._reverse(z, 0 * first, first, *self._output(z, gamma, batch.y), clip=1.0)
+        return Ends(prior_kl(x, self.schedule.gamma(ones)), self._term(x, z, torch.zeros_like(first).long(), decoder))
 
     def diffusion(self, batch: Batch, uniform: Tensor, rng: Random) -> Draw:
         """One of L_1..L_{T-1} (eq. 5) over its probability, in nats per image.
@@ -86,29 +112,66 @@ class Model(Trainable, Generative, Bounded):
         next to the data, which hold most of the bound, would be most of its noise.
         """
         steps, x = self.schedule.steps, batch.x
-        if steps == 1:
-            return Draw(torch.zeros(len(x), dtype=torch.float64, device=x.device), torch.ones_like(uniform))
         gamma = self.schedule.table[1:]
         weights = gamma.diff() * alpha_sigma(gamma[1:])[0]
         share = weights.cumsum(0) / weights.sum()
-        index = torch.searchsorted(share, uniform, right=True).clamp(max=steps - 2) + 1  # z_s is level 1..T-1
-        probability = (weights / weights.sum())[index - 1]
-        s, t = index.double() / steps, (index + 1).double() / steps
+        index = torch.searchsorted(share, uniform.double(), right=True).clamp(max=steps - 2) + 1  # z_s is level 1..T-1
+        t = (index.double() + 1) / steps
+        z = diffuse(x, self.schedule.gamma(t), rng.normal(tuple(x.shape), "diffusion"))
+        model = self._reverse(z, index.double() / steps, t, *self._output(z, self.schedule.gamma(t), batch.y), clip=1.0)
+        return Draw(self._term(x, z, index, model) * weights.sum() / weights[index - 1], t)
+
+    def _draw(self, count: int, rng: Random) -> tuple[Tensor, Tensor]:
+        """Steps 0..T-1 and the weights of their losses, each (B,)."""
+        if self.sampled is not None and self.training:
+            return self.sampled.draw(rng.uniform((count,), "time"))
+        if self.config.time_sampling == "uniform" and self.training:
+            uniform = rng.uniform((count,), "time").double()
+        else:
+            uniform = low_discrepancy(count, rng.uniform((1,), "time"))
+        return (uniform * self.schedule.steps).floor().long(), torch.ones_like(uniform)
+
+    def _output(self, z: Tensor, gamma: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The prediction, and the channels of the learned variance."""
+        output = self.network(z, self.schedule.input(gamma), y)
+        if self.config.variance != "learned":
+            return output, None
+        prediction, variance = output.chunk(2, 1)
+        return prediction, variance
+
+    def _reverse(self, z: Tensor, s: Tensor, t: Tensor, output: Tensor, variance: Tensor | None, clip: float | None) -> Reverse:
+        """p(z_s | z_t) whose std, where s is the data, is the decoder's: the posterior's std one step later, which is not 0."""
         gamma_s, gamma_t = self.schedule.gamma(s), self.schedule.gamma(t)
-        z = diffuse(x, gamma_t, rng.normal(tuple(x.shape), "diffusion"))
+        x_hat = to_x(self.config.prediction, output, z, gamma_t)
+        made = kernel(x_hat if clip is None else x_hat.clamp(-clip, clip), z, gamma_s, gamma_t)
+        later = self.schedule.gamma((2 * t - s).clamp(max=1))
+        small = torch.where(s > 0, posterior_std(gamma_s, gamma_t), posterior_std(gamma_t, later))
+        large = transition_std(gamma_s, gamma_t)
+        if self.config.variance == "small":
+            std = per_image(small, z).expand_as(z)
+        elif self.config.variance == "large":
+            std = per_image(torch.where(s > 0, large, small), z).expand_as(z)
+        else:
+            assert variance is not None
+            share = (variance + 1) / 2  # not squashed: the paper lets it leave [0, 1]
+            std = torch.exp(share * per_image(large.log(), z) + (1 - share) * per_image(small.log(), z))
+        return Reverse(made.mean, std, made.x_hat, made.eps_hat)
+
+    def _term(self, x: Tensor, z: Tensor, index: Tensor, model: Reverse) -> Tensor:
+        """L_index in nats per image, (B,): the decoder's log-likelihood where z_s is the data, a KL elsewhere."""
+        assert self.spec.levels is not None, "bits/dim needs discrete data"
+        steps = self.schedule.steps
+        gamma_s, gamma_t = self.schedule.gamma(index.double() / steps), self.schedule.gamma((index.double() + 1) / steps)
         true = kernel(x, z, gamma_s, gamma_t)
-        model = self.reverse(z, s, t, batch.y, rng, clip=1.0)
-        divergence = gaussian_kl(
-            true.mean.double(), per_image(2 * torch.log(posterior_std(gamma_s, gamma_t)), x.double()),
-            model.mean.double(), 2 * torch.log(model.std.double()),
-        )  # fmt: skip
-        return Draw(sum_image(divergence) / probability, t)
-
-    def _output(self, z: Tensor, gamma: Tensor, y: Tensor | None) -> Tensor:
-        return self.network(z, self.schedule.input(gamma), y)
-
-    def _std(self, gamma_s: Tensor, gamma_t: Tensor) -> Tensor:
-        return posterior_std(gamma_s, gamma_t) if self.config.variance == "small" else transition_std(gamma_s, gamma_t)
+        log_std = model.std.double().log()
+        # Rows whose z_s is the data have no posterior variance; any finite value does, as their KL is not used.
+        log_variance = 2 * torch.where(index > 0, posterior_std(gamma_s, gamma_t), 1.0).log()
+        nats = sum_image(gaussian_kl(true.mean.double(), per_image(log_variance, x.double()), model.mean.double(), 2 * log_std))
+        first = index == 0
+        if bool(first.any()):  # few rows of a training batch, and dear ones
+            decoder = discretised_gaussian(x[first], model.mean[first], log_std[first], 1 / self.spec.levels)
+            nats = nats.index_put((first,), -sum_image(decoder))
+        return nats
 
 
 def build(config: Config, spec: DataSpec) -> Model:

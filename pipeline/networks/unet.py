@@ -1,6 +1,6 @@
 """A U-Net for small images, fast on a CPU and on a GPU.
 
-One residual block per level down and up, FiLM on the noise level, no attention: about 1.2M parameters at widths 32-64-96.
+One residual block per level down and up, FiLM on the noise level, no attention: about 1.1M parameters at widths 32-64-96.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class UNet(nn.Module):
         factor = 2 ** (len(widths) - 1)
         if spec.shape[1] % factor or spec.shape[2] % factor:
             raise ValueError(
-                f"network.widths has {len(widths)} levels, which halve the image {len(widths) - 1} times; allowed for images of "
-                f"{spec.shape[1]}x{spec.shape[2]}: fewer levels"
+                f"network.widths has {len(widths)} levels, which halve the image {len(widths) - 1} times; allowed for images "
+                f"of {spec.shape[1]}x{spec.shape[2]}: fewer levels"
             )
         self.octaves = config.fourier
         self.time = nn.Sequential(
@@ -69,7 +69,10 @@ class UNet(nn.Module):
             below = widths[min(level + 1, len(widths) - 1)]
             self.up.append(
                 nn.ModuleList(
-                    [ResidualBlock((below if i == 0 else width) + width, width, wide, config.dropout) for i in range(config.blocks)]
+                    [
+                        ResidualBlock((below if i == 0 else width) + width, width, wide, config.dropout)
+                        for i in range(config.blocks)
+                    ]
                 )
             )
         self.norm = group_norm(widths[0])
@@ -101,7 +104,11 @@ class UNetConfig(Block):
     """`widths`: channels per level, multiples of 16; `fourier`: octaves k of the input features sin and cos of 2^k 2 pi z."""
 
     kind: Literal["unet"] = "unet"
-    widths: Annotated[tuple[Annotated[int, Field(ge=16, multiple_of=16)], ...], Field(min_length=1, max_length=6)] = (32, 64, 96)
+    widths: Annotated[tuple[Annotated[int, Field(ge=16, multiple_of=16)], ...], Field(min_length=1, max_length=6)] = (
+        32,
+        64,
+        96,
+    )
     blocks: Annotated[int, Field(ge=1)] = 1
     embedding: Annotated[int, Field(ge=4, multiple_of=2)] = 64
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
