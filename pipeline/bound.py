@@ -126,13 +126,19 @@ def run(cfg: config.Bound, paths: Paths, key: str) -> None:
     model = saved.load(paths.model, where)
     data = artifacts.DataDirectory.open(paths.data)
     if not isinstance(model.model, Bounded) or not isinstance(model.model, Generative):
-        raise ValueError(f"{key} asks for bits/dim of the family {model.config['run']['family']}, which has no bound; remove it")
+        raise ValueError(
+            f"{key} asks for bits/dim of the family {model.config['run']['family']}, which has no bound; remove it"
+        )
     if model.config["data"]["hash"] != data.hash:
-        raise ValueError(f"{paths.model} was trained on data {model.config['data']['hash'][:8]}, {paths.data} is {data.hash[:8]}; train again")
+        raise ValueError(
+            f"{paths.model} was trained on data {model.config['data']['hash'][:8]}, {paths.data} is {data.hash[:8]}; train anew"
+        )
     split = Split(data, cfg.split)
     images = len(split) if cfg.images is None else cfg.images
     if images > len(split):
-        raise ValueError(f"{key}.images is {images}; allowed: up to {len(split)}, the images of the {cfg.split} split, or null for all")
+        raise ValueError(
+            f"{key}.images is {images}; allowed: up to {len(split)}, the images of the {cfg.split} split, or null for all"
+        )
     draws = draw(model.model, split, images, cfg, where, key)
 
     dimensions = data.data_spec.dimensions
@@ -151,8 +157,8 @@ def run(cfg: config.Bound, paths: Paths, key: str) -> None:
                 name: {part: _rounded(value, 2) for part, value in parts.items()} for name, parts in errors.items()
             },
             "measured": {
-                "split": cfg.split, "images": images, "times_per_image": REPLICATES * (cfg.times // REPLICATES), "seed": cfg.seed,
-                "data": data.hash[:8], "device": device.describe(where)["device"],
+                "split": cfg.split, "images": images, "times_per_image": REPLICATES * (cfg.times // REPLICATES),
+                "seed": cfg.seed, "data": data.hash[:8], "device": device.describe(where)["device"],
             },
         },
     )  # fmt: skip
@@ -172,16 +178,18 @@ def _rounded(value: float, digits: int = 5) -> float:
 def main(argv: list[str] | None = None) -> int:
     parser = stage.parser(__doc__)
     parser.add_argument("run", help="a name under bounds:")
+    parser.add_argument("--model", type=Path, help="measure the model in this folder instead of the run's own; goes with --out")
+    parser.add_argument("--out", type=Path, help="write this JSON file, and a CSV file beside it, instead of reports/bounds")
     args = parser.parse_args(argv)
 
     def work() -> None:
         params = config.load(args.params)
         cfg = stage.choose(params.bounds, args.run, "bounds")
-        reports = Path("reports/bounds")
-        paths = Paths(
-            Path("runs") / args.run / "train", Path(params.runs[args.run].data), reports / f"{args.run}.json", reports / f"{args.run}.csv"
-        )
-        run(cfg, paths, f"bounds.{args.run}")
+        if args.model is not None and args.out is None:
+            raise ValueError(f"--model is {args.model} without --out; name a file, as reports/bounds is for models in runs/")
+        model = args.model or Path("runs") / args.run / "train"
+        out = args.out or Path("reports/bounds") / f"{args.run}.json"
+        run(cfg, Paths(model, Path(params.runs[args.run].data), out, out.with_suffix(".csv")), f"bounds.{args.run}")
 
     return stage.guarded(work)
 

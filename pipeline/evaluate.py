@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import artifacts, config, stage
+from pipeline import artifacts, config, extractors, stage
 from pipeline.reporting.sources import Source, existing
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def run(cfg: config.Params, name: str, root: Path, extractor: Extractor | None =
             f"run: dvc repro {made_by}"
         )
 
-    extractor = extractor or open_extractor(cfg.evaluate, data, root)
+    extractor = extractor or extractors.open_extractor(cfg.evaluate, data, root)
     features, unreadable = None, []
     try:
         features = extractor(images)
@@ -113,7 +113,7 @@ def run_baselines(cfg: config.Params, root: Path, extractor: Extractor | None = 
     from pipeline.metrics.measurement import measure
 
     data = artifacts.DataDirectory.open(root / "data" / "prepared")
-    extractor = extractor or open_extractor(cfg.evaluate, data, root)
+    extractor = extractor or extractors.open_extractor(cfg.evaluate, data, root)
     ground, reference = _ground(cfg.evaluate, data, extractor)
     train, count, levels = data.images("train"), cfg.evaluate.baseline_images, _levels(data)
     draw = _keyed(cfg.evaluate.seed, "baselines")
@@ -140,26 +140,6 @@ def run_baselines(cfg: config.Params, root: Path, extractor: Extractor | None = 
             "measured": ground.measured(count, computed_on["device"]),
         },
     )
-
-
-def open_extractor(cfg: config.Evaluate, data: artifacts.DataDirectory, root: Path) -> Extractor:
-    """The extractor that `cfg` names. Raises ValueError if it is missing, no classifier, or trained on other data."""
-    from pipeline import device
-    from pipeline.metrics.features import INCEPTION, ClassifierExtractor, InceptionExtractor
-    from pipeline.roles import Classifying
-    from pipeline.training import saved
-
-    if cfg.extractor == INCEPTION:
-        assert cfg.inception_weights is not None, "checked when params.yaml is read"
-        return InceptionExtractor(root / cfg.inception_weights, data.data_spec, device=device.pick())
-    folder = root / "extractors" / cfg.extractor
-    found = saved.load(folder)
-    trained_on = found.config["data"]["hash"]
-    if trained_on != data.hash:
-        raise ValueError(f"{folder} was trained on data {trained_on[:8]}, {data.path} is {data.hash[:8]}; run: dvc repro")
-    if not isinstance(found.model, Classifying):
-        raise ValueError(f"evaluate.extractor is {cfg.extractor!r}, which has no features and logits; name a classifier")
-    return ClassifierExtractor(found.model, data.data_spec, name=cfg.extractor, hash=found.hash, device=device.pick())
 
 
 def expectations(limits: config.SampleLimits, data: artifacts.DataDirectory) -> Check:

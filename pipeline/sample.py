@@ -60,6 +60,7 @@ def generate(
     from pipeline.training.random import RowRandom
 
     network = model.model
+    variances = model.variances[steps] if getattr(sampler, "variance", "model") == "optimal" else None
     shape, classes = tuple(model.config["data"]["shape"]), model.config["data"]["classes"]
     conditional = bool(model.config["run"]["model"].get("labels", False))
     keep = np.unique(np.linspace(0, steps, min(STRIP_MOMENTS, steps + 1)).round().astype(int))
@@ -74,7 +75,9 @@ def generate(
     with torch.inference_mode(), device.autocast("bf16" if precision == "bf16" else "float32", where):
         rows = range(batch)
         y = _labels(rows, classes, where) if conditional else None
-        warm = trajectory(network, sampler, (batch, *shape), steps, partial(RowRandom, seed, rows, device=where), y, where)
+        warm = trajectory(
+            network, sampler, (batch, *shape), steps, partial(RowRandom, seed, rows, device=where), y, where, variances
+        )
         next(warm), next(warm)
         with Progress(-(-images // batch) * batch * steps, "evaluations", label) as progress:
             for first in range(0, images, batch):
@@ -84,7 +87,7 @@ def generate(
                 began = time.perf_counter()
                 z = None
                 random = partial(RowRandom, seed, rows, device=where)
-                walk = trajectory(network, sampler, (batch, *shape), steps, random, y, where)
+                walk = trajectory(network, sampler, (batch, *shape), steps, random, y, where, variances)
                 for index, (z, x_hat) in enumerate(walk):
                     if first == 0 and index in keep:
                         shown = z if x_hat is None else torch.cat([z[:STRIP_IMAGES], x_hat[:STRIP_IMAGES]])
@@ -134,8 +137,8 @@ def run(cfg: config.Sample, paths: Paths, key: str) -> None:
     artifacts.write_json(
         paths.out / "sample.json",
         {
-            "run": cfg.run, "sampler": sampler.model_dump(mode="json"), "steps": cfg.steps, "seed": cfg.seed, "images": cfg.images,
-            "weights": model.hash, "data": model.config["data"]["hash"], "levels": levels,
+            "run": cfg.run, "sampler": sampler.model_dump(mode="json"), "steps": cfg.steps, "seed": cfg.seed,
+            "images": cfg.images, "weights": model.hash, "data": model.config["data"]["hash"], "levels": levels,
             "nonfinite": {str(i): int(n) for i, n in enumerate(nonfinite) if n},
             "share_of_pixels_beyond_range": round(float(beyond), 6),
         },

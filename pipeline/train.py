@@ -36,8 +36,9 @@ def run(cfg: config.Run, paths: Paths, key: str) -> None:
     import torch
 
     from pipeline import device
-    from pipeline.training import checkpoint, loop, saved
+    from pipeline.training import checkpoint, loop, saved, variance
     from pipeline.training.data import Split
+    from pipeline.training.version import code_hash
 
     data = artifacts.DataDirectory.open(paths.data)
     where = device.pick()
@@ -97,13 +98,17 @@ def run(cfg: config.Run, paths: Paths, key: str) -> None:
                 "run": cfg.model_dump(mode="json"),
                 "data": {**{name: data.spec[name] for name in ("shape", "levels", "classes", "hash")}},
                 "parameters": parameters,
-                "code": _code(cfg.family),
+                "code": code_hash(cfg.family),
                 "precision": precision,
                 "clipped": state.clipped,
                 "valid": {name: value for name, value in rows[-1].items() if name.startswith("valid/")},
             },
         )
         artifacts.write_text(paths.curve, _csv(rows))
+        if cfg.depths:
+            state.average.swap(model)
+            table = variance.estimate(model.eval(), train, cfg.depths, cfg.seed, where)
+            artifacts.write_json(paths.out / "variance.json", table)
         seconds = time.monotonic() - began
         artifacts.write_json(
             paths.out / "timing.json",
@@ -120,14 +125,29 @@ def main(argv: list[str] | None = None) -> int:
     parser = stage.parser(__doc__)
     parser.add_argument("run", help="a name under runs: (with --extractor: under extractors:)")
     parser.add_argument("--extractor", action="store_true", help="train an extractor instead of a run")
+    parser.add_argument("--seed", type=int, help="train with this seed instead of the block's; goes with --out")
+    parser.add_argument("--out", type=Path, help="write to this folder, curve.csv included, instead of the pipeline's own")
     args = parser.parse_args(argv)
 
     def work() -> None:
         params = config.load(args.params)
         role, block = ("extractors", params.extractors) if args.extractor else ("runs", params.runs)
         cfg = stage.choose(block, args.run, role)
+        key = f"{role}.{args.run}"
+        if args.seed is not None:
+            if args.out is None:
+                raise ValueError(f"--seed is {args.seed} without --out; name a folder, as runs/ is for the seed of {key}")
+            cfg = config.read_block(config.Run, {**cfg.model_dump(), "seed": args.seed}, key)
         out = Path("extractors") / args.run if args.extractor else Path("runs") / args.run / "train"
-        run(cfg, Paths(Path(cfg.data), out, Path("reports/curves") / f"{args.run}.csv"), f"{role}.{args.run}")
+        paths = Paths(Path(cfg.data), out, Path("reports/curves") / f"{args.run}.csv")
+        if args.out is not None:
+            paths = Paths(paths.data, args.out, args.out / "curve.csv")
+        from pipeline.training.loop import TrainingFailed
+
+        try:
+            run(cfg, paths, key)
+        except TrainingFailed as error:
+            raise ValueError(f"{key}: {error}; the last good checkpoint is kept") from None
 
     return stage.guarded(work)
 
@@ -142,18 +162,12 @@ def _fingerprint(cfg: config.Run, data: artifacts.DataDirectory, precision: str,
     """A hash of what the result depends on: configuration, data, code, torch, precision and device."""
     import torch
 
+    from pipeline.training.version import code_hash
+
+    settings = cfg.model_dump(mode="json")
     return artifacts.hash_json(
-        [cfg.model_dump(mode="json"), data.hash, precision, device_type, torch.__version__, torch.get_num_threads(), _code(cfg.family)]
+        [settings, data.hash, precision, device_type, torch.__version__, torch.get_num_threads(), code_hash(cfg.family)]
     )
-
-
-def _code(family: str) -> str:
-    """A hash of the code behind a model. It stands in config.json, so that what is made from a model is made again after a
-    change of code that left the weights as they were."""
-    here = Path(__file__).parent
-    files = [here / "train.py", here / "roles.py", here / "families" / f"{family}.py"]
-    files += sorted(file for folder in ("diffusion", "networks", "training") for file in (here / folder).glob("*.py"))
-    return artifacts.hash_json([artifacts.hash_file(file) for file in files])
 
 
 def _row(window: list[Report], state: State) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def learning_rate(step: int, settings: config.Training) -> float:
 
 
 def fit(data: Split, state: State, settings: config.Training, seed: int, where: torch.device) -> Iterator[Report]:
-    """Trains from state.step to settings.steps; yields after every step. Raises TrainingFailed on a non-finite loss or gradient."""
+    """Trains from state.step to settings.steps; yields after every step. Raises TrainingFailed on a non-finite gradient."""
     model = state.model
     cast = device.precision(settings.precision, where)
     model.train()
@@ -117,7 +117,9 @@ def fit(data: Split, state: State, settings: config.Training, seed: int, where: 
             loss.total.mean().backward()  # type: ignore[no-untyped-call]
             norm = float(nn.utils.clip_grad_norm_(owned.parameters(), settings.clip_norm or math.inf))
             if not math.isfinite(norm):
-                raise TrainingFailed(f"the gradient of {player} is not finite at step {step}; try a lower training.learning_rate")
+                raise TrainingFailed(
+                    f"the gradient of {player} is not finite at step {step}; try a lower training.learning_rate"
+                )
             state.clipped[player] += settings.clip_norm is not None and norm > settings.clip_norm
             optimiser.step()
             norms[player] = norm

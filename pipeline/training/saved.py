@@ -15,11 +15,12 @@ from pipeline.roles import DataSpec, Trainable
 
 @dataclass(frozen=True)
 class Saved:
-    """model: in evaluation mode; config: config.json; hash: sha256 of the weights file."""
+    """model: in evaluation mode; config: config.json; hash: sha256 of the weights file; variances: by number of steps."""
 
     model: Trainable
     config: Mapping[str, Any]
     hash: str
+    variances: Mapping[int, torch.Tensor]
 
 
 def build(run: config.Run, spec: DataSpec, key: str) -> Trainable:
@@ -40,9 +41,16 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Saved:
     if not weights.is_file():
         raise ValueError(f"{weights} does not exist; train it first: dvc repro")
     described = artifacts.read_json(folder / "config.json")
-    run = config.Run.model_validate(described["run"])
+    run = config.read_block(config.Run, described["run"], str(folder / "config.json"))
+    table = folder / "variance.json"
+    variances = artifacts.read_json(table) if table.is_file() else {}
     shape = described["data"]["shape"]
     spec = DataSpec((shape[0], shape[1], shape[2]), described["data"]["levels"], described["data"]["classes"])
     model = build(run, spec, str(folder))
     model.load_state_dict(artifacts.read_tensors(weights))
-    return Saved(model.to(device).eval(), described, artifacts.hash_file(weights))
+    return Saved(
+        model.to(device).eval(),
+        described,
+        artifacts.hash_file(weights),
+        {int(depth): torch.tensor(values, dtype=torch.float64, device=device) for depth, values in variances.items()},
+    )
