@@ -1,7 +1,7 @@
 """Stage `compare`: what was measured of every sample, run and baseline of params.yaml, side by side.
 
 Reads   reports/metrics/<sample>.json, reports/metrics/baselines.json, runs/<run>/evaluations/<sample>/details.json,
-        reports/bounds/<run>.json, runs/<run>/samples/<sample>/images.npy
+        reports/bounds/<run>.json, reports/depth/<run>.json, runs/<run>/samples/<sample>/images.npy
 Writes  reports/compare.json, reports/compare.md, reports/trilemma.svg, reports/samples.png
 """
 
@@ -15,6 +15,8 @@ from typing import Any
 from pipeline import config, stage
 from pipeline.artifacts import atomic, read_array, write_json, write_text
 from pipeline.config import Params
+from pipeline.reporting import depth
+from pipeline.reporting.findings import EXPLANATION, finding_columns, findings
 from pipeline.reporting.sources import Source, existing
 from pipeline.reporting.table import bound_columns, markdown, meaning, sample_columns
 
@@ -27,7 +29,9 @@ def run(cfg: Params, root: Path) -> dict[str, Any]:
     samples = {name: Source.open(root / "reports" / "metrics" / f"{name}.json", f"evaluate@{name}") for name in cfg.samples}
     baselines = Source.open(root / "reports" / "metrics" / "baselines.json", "baselines")
     bounds = {name: Source.open(root / "reports" / "bounds" / f"{name}.json", f"bound@{name}") for name in cfg.bounds}
+    depths = {name: Source.open(root / "reports" / "depth" / f"{name}.json", f"depth@{name}") for name in cfg.depths}
     refuse_unlike([*samples.values(), baselines], SAME)
+    refuse_unlike([baselines, *depths.values()], ("extractor", "data"))
     refuse_unlike([baselines, *bounds.values()], ("data",))
     refuse_unlike(list(bounds.values()), ("split",))
     distance = "fid" if str(baselines.get("measured.extractor")).startswith("inception") else "fd"
@@ -35,6 +39,8 @@ def run(cfg: Params, root: Path) -> dict[str, Any]:
         "samples": [sample_row(cfg, root, name, source, distance, bounds) for name, source in samples.items()],
         "baselines": baseline_rows(baselines, distance),
         "bounds": [bound_row(cfg, name, source) for name, source in bounds.items()],
+        "findings": findings(cfg.runs, bounds),
+        "depths": {name: {"rows": depth.rows(source), **source.get("measured")} for name, source in depths.items()},
         "measured": {
             "distance": distance,
             **{key: baselines.get(f"measured.{key}") for key in SAME},
@@ -147,6 +153,10 @@ def _write(cfg: Params, root: Path, comparison: dict[str, Any]) -> None:
     ]  # fmt: skip
     if comparison["bounds"]:
         text += ["## Bits per dimension", "", markdown(bound_columns(), comparison["bounds"]), ""]
+        found = markdown(finding_columns(), comparison["findings"])
+        text += ["## The papers' findings on this data", "", found, "", EXPLANATION, ""]
+    for name, study in comparison["depths"].items():
+        text += [f"## {name} as a chain of T steps", "", markdown(depth.columns(), study["rows"]), "", depth.meaning(study), ""]
     write_json(reports / "compare.json", comparison)
     write_text(reports / "compare.md", "\n".join(text))
     write_text(reports / "trilemma.svg", trilemma(comparison["samples"], comparison["baselines"], distance))

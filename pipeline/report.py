@@ -14,7 +14,8 @@ from typing import Any
 from pipeline import config, stage
 from pipeline.artifacts import write_text
 from pipeline.config import Params
-from pipeline.reporting import page
+from pipeline.reporting import depth, page
+from pipeline.reporting.findings import EXPLANATION, finding_columns
 from pipeline.reporting.sources import Source, columns, existing
 from pipeline.reporting.table import as_html, bound_columns, meaning, sample_columns
 
@@ -37,7 +38,8 @@ def run(cfg: Params, root: Path) -> Path:
             )
     sections = [*_head(cfg, comparison), _chart(root), _table(comparison), _samples(cfg, root), _training(cfg, root)]
     if cfg.bounds:
-        sections.append(_bounds(cfg, root, comparison))
+        sections += [_bounds(cfg, root, comparison), _findings(comparison)]
+    sections += _depths(comparison)
     sections.append(_provenance(cfg, comparison))
     target = root / "reports" / "index.html"
     write_text(target, page.document("Diffusion models: speed, quality, diversity", sections))
@@ -131,6 +133,30 @@ def _bounds(cfg: Params, root: Path, comparison: Source) -> str:
         as_html(bound_columns(), [("bounds", comparison.get("bounds"))]),
         page.figure(bound_curves(curves), "bounds", caption),
     )
+
+
+def _findings(comparison: Source) -> str:
+    return page.section(
+        "The papers' findings on this data",
+        as_html(finding_columns(), [("findings", comparison.get("findings"))]),
+        page.paragraph(EXPLANATION, soft=True),
+    )
+
+
+def _depths(comparison: Source) -> list[str]:
+    return [
+        page.section(
+            f"{name} as a chain of T steps",
+            as_html(depth.columns(), [("depths", study["rows"])]),
+            page.figure(
+                depth.figure(study["rows"]),
+                f"depth-{name}",
+                "The bound loosens as T falls, and far less so with the variance that is optimal for that T.",
+            ),
+            page.paragraph(depth.meaning(study), soft=True),
+        )
+        for name, study in comparison.get("depths").items()
+    ]
 
 
 def _provenance(cfg: Params, comparison: Source) -> str:

@@ -33,8 +33,8 @@ def params() -> Params:
             "data": {"kind": "digits"},
             "extractors": {"convnet": {"family": "classifier", "data": "data/prepared", "training": training}},
             "runs": {
-                "ddpm": {"family": "ddpm", "data": "data/prepared", "training": training},
-                "vdm-wide": {"family": "vdm", "data": "data/prepared", "training": training},
+                name: {"family": family, "data": "data/prepared", "model": {"schedule": {"kind": kind}}, "training": training}
+                for name, family, kind in (("ddpm", "ddpm", "linear-beta"), ("vdm-wide", "vdm", "linear-logsnr"))
             },
             "samples": {
                 name: {"run": row[0], "sampler": {"kind": row[1]}, "steps": row[2], "images": 1000, "seed": 3}

@@ -104,8 +104,8 @@ def bound_columns() -> list[Column]:
     return [
         Column("model", _model, numeric=False),
         Column("bits/dim", with_error("total", "standard_error"), better="↓"),
-        Column("prior", _decimals("prior")),
-        Column("reconstruction", _decimals("reconstruction")),
+        Column("prior", _significant("prior")),
+        Column("reconstruction", _significant("reconstruction")),
         Column("diffusion", _decimals("diffusion")),
         Column("split", _text("split"), numeric=False),
         Column("images", _text("images")),

@@ -1,0 +1,240 @@
+"""Which of the papers' qualitative findings hold on this data, by the bounds of the runs that fit them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipeline import config
+from pipeline.reporting.sources import Source
+from pipeline.reporting.table import DASH, Column, Row, significant
+
+Relation = Literal["below", "above", "equal", "near"]
+HOLDS, FAILS, UNDECIDED, NOT_MEASURED = "holds", "does not hold", "undecided", "not measured"
+NEAR = 0.1  # of the value that a term is said to be near to
+
+EXPLANATION = (
+    "A difference is the first value minus the second, in bits/dim; its standard error takes the two measurements for "
+    "independent (root of the sum of squares). Undecided: a difference below two standard errors, which is also what equal "
+    "means here; near: within a tenth. Every run is one training seed, so that the errors cover the noise of the evaluation "
+    "only, not what another seed would give; python -m pipeline.replicate measures that."
+)
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """A run with a measured bound; `model` is what the family's Config read."""
+
+    name: str
+    run: config.Run
+    model: Any
+    bound: Source
+
+    def term(self, term: str) -> dict[str, Any]:
+        """Value and standard error of a term of the bound, in bits/dim."""
+        value, error = self.bound.number(f"bits_per_dim.{term}"), self.bound.number(f"standard_errors.{term}.total")
+        return {"run": self.name, "value": value, "standard_error": error}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Runs that a finding is about. `needs` says in words what `fits` asks of family and model."""
+
+    needs: str
+    fits: Callable[[str, Any], bool]
+
+
+DDPM_SIMPLE = Kind("family: ddpm, objective: simple", lambda family, model: family == "ddpm" and model.objective == "simple")
+DDPM_HYBRID = Kind(
+    "family: ddpm, objective: hybrid, variance: learned",
+    lambda family, model: family == "ddpm" and model.objective == "hybrid" and model.variance == "learned",
+)
+VDM = Kind("family: vdm, continuous time", lambda family, model: family == "vdm" and model.steps is None)
+VDM_FIXED = Kind(
+    "family: vdm, continuous time, schedule linear-logsnr", lambda family, model: VDM.fits(family, model) and _fixed(model)
+)
+DIFFENC = Kind(
+    "family: diffenc, kind: trainable, schedule linear-logsnr",
+    lambda family, model: family == "diffenc" and model.kind == "trainable" and _fixed(model),
+)
+DIFFENC_NT = Kind(
+    "family: diffenc, kind: non-trainable, schedule linear-logsnr",
+    lambda family, model: family == "diffenc" and model.kind == "non-trainable" and _fixed(model),
+)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """`term` of `first` stands in `relation` to that of `second`; without `second`, to the prior's floor."""
+
+    statement: str
+    source: str
+    term: str
+    first: Kind
+    relation: Relation
+    second: Kind | None
+
+
+CLAIMS = [
+    Claim(
+        "VDM's bound is below that of DDPM trained with L_simple",
+        "VDM (Kingma et al. 2021), table 1", "total", VDM, "below", DDPM_SIMPLE,
+    ),
+    Claim(
+        "DiffEnc's prior term is below VDM's (fixed schedule)",
+        "DiffEnc (ICLR 2024), tables 2 and 3", "prior", DIFFENC, "below", VDM_FIXED,
+    ),
+    Claim(
+        "DiffEnc's reconstruction term equals VDM's (fixed schedule)",
+        "DiffEnc, tables 2 and 3", "reconstruction", DIFFENC, "equal", VDM_FIXED,
+    ),
+    Claim(
+        "DiffEnc's diffusion term is no higher than VDM's (fixed schedule)",
+        "DiffEnc, tables 2 and 3", "diffusion", DIFFENC, "below", VDM_FIXED,
+    ),
+    Claim(
+        "The non-trainable encoder's diffusion term is above VDM's (fixed schedule)",
+        "DiffEnc, table 3", "diffusion", DIFFENC_NT, "above", VDM_FIXED,
+    ),
+    Claim(
+        "The non-trainable encoder's prior term is near the floor, that of an image of zeros (1.6e-5 at lambda_min = -5)",
+        "DiffEnc, table 3, and the closed form of the term", "prior", DIFFENC_NT, "near", None,
+    ),
+    Claim(
+        "Learned variance (hybrid) has a lower bound than fixed variance (simple)",
+        "improved DDPM (Nichol and Dhariwal 2021), tables 1 and 2", "total", DDPM_HYBRID, "below", DDPM_SIMPLE,
+    ),
+]  # fmt: skip
+
+
+def findings(runs: Mapping[str, config.Run], bounds: Mapping[str, Source]) -> list[dict[str, Any]]:
+    """One row per claim and pair of runs that fit it, in bits/dim; one that says what is missing where none does.
+
+    Only runs in `bounds` are looked at. DiffEnc and VDM are a pair where their schedules are the same. `unlike` names settings
+    in which two runs differ though the claim is not about them.
+    """
+    known = [_bounded(name, runs[name], source) for name, source in bounds.items()]
+    rows: list[dict[str, Any]] = []
+    for claim in CLAIMS:
+        firsts, seconds = (
+            [run for run in known if kind is not None and kind.fits(run.run.family, run.model)]
+            for kind in (claim.first, claim.second)
+        )
+        if claim.second is None:
+            found = [_row(claim, first, None) for first in firsts]
+        else:
+            found = [_row(claim, first, second) for first in firsts for second in seconds if _comparable(first, second)]
+        rows += found or [_missing(claim, firsts, seconds)]
+    return rows
+
+
+def verdict(relation: Relation, difference: float, error: float, tolerance: float = 0.0) -> str:
+    """What `difference`, of standard error `error`, says: "below" holds for a negative one beyond two standard errors."""
+    clear = 2 * error
+    if relation == "equal":
+        return HOLDS if abs(difference) <= clear else FAILS
+    if relation == "near":
+        if abs(difference) + clear <= tolerance:
+            return HOLDS
+        return FAILS if abs(difference) - clear > tolerance else UNDECIDED
+    if abs(difference) <= clear:
+        return UNDECIDED
+    return HOLDS if (difference < 0) == (relation == "below") else FAILS
+
+
+def prior_floor(gamma_1: float) -> float:
+    """The prior term of an image of zeros, in bits/dim: (sigma^2 - 1 - log sigma^2) / (2 ln 2), sigma^2 = sigmoid(gamma_1)."""
+    alpha2 = 1 / (1 + math.exp(gamma_1))
+    return (-math.log1p(-alpha2) - alpha2) / (2 * math.log(2))
+
+
+def finding_columns() -> list[Column]:
+    return [
+        Column("finding", lambda row: str(row["statement"]), numeric=False),
+        Column("on this data", _outcome, numeric=False),
+        Column("term", lambda row: str(row["term"]), numeric=False),
+        Column("first", lambda row: _measured(row["first"])),
+        Column("second", lambda row: _measured(row["second"])),
+        Column("difference", _difference),
+        Column("other differences", lambda row: ", ".join(row["unlike"]) or DASH, numeric=False),
+        Column("source", lambda row: str(row["source"]), numeric=False),
+    ]
+
+
+def _bounded(name: str, run: config.Run, source: Source) -> Bounded:
+    return Bounded(name, run, config.read_block(config.family_module(run).Config, run.model, f"runs.{name}.model"), source)
+
+
+def _fixed(model: Any) -> bool:
+    return bool(model.schedule.kind == "linear-logsnr")
+
+
+def _comparable(first: Bounded, second: Bounded) -> bool:
+    """Between continuous-time models on a fixed schedule, terms compare on the same schedule only."""
+    if "diffenc" not in (first.run.family, second.run.family):
+        return True
+    return bool(first.model.schedule == second.model.schedule)
+
+
+def _row(claim: Claim, first: Bounded, second: Bounded | None) -> dict[str, Any]:
+    ours = first.term(claim.term)
+    if second is None:
+        theirs: dict[str, Any] = {"run": "floor", "value": prior_floor(first.model.schedule.gamma_max), "standard_error": 0.0}
+    else:
+        theirs = second.term(claim.term)
+    difference = ours["value"] - theirs["value"]
+    error = math.hypot(ours["standard_error"], theirs["standard_error"])
+    return {
+        "statement": claim.statement,
+        "source": claim.source,
+        "term": claim.term,
+        "verdict": verdict(claim.relation, difference, error, NEAR * theirs["value"]),
+        "first": ours,
+        "second": theirs,
+        "difference": float(f"{difference:.5g}"),
+        "standard_error": float(f"{error:.2g}"),
+        "unlike": [] if second is None else _unlike(first, second),
+        "missing": None,
+    }
+
+
+def _missing(claim: Claim, firsts: list[Bounded], seconds: list[Bounded]) -> dict[str, Any]:
+    needed = [kind.needs for kind, there in ((claim.first, firsts), (claim.second, seconds)) if kind is not None and not there]
+    return {
+        "statement": claim.statement,
+        "source": claim.source,
+        "term": claim.term,
+        "verdict": NOT_MEASURED,
+        "first": None,
+        "second": None,
+        "difference": None,
+        "standard_error": None,
+        "unlike": [],
+        "missing": "no bound of a run of " + "; nor of ".join(needed) if needed else "no two runs on the same schedule",
+    }
+
+
+def _unlike(first: Bounded, second: Bounded) -> list[str]:
+    """Settings of training, network and labels in which two runs differ."""
+    ours, theirs = first.run.training.model_dump(), second.run.training.model_dump()
+    unlike = [f"training.{name} {ours[name]} and {theirs[name]}" for name in ours if ours[name] != theirs[name]]
+    return unlike + [name for name in ("network", "labels") if getattr(first.model, name) != getattr(second.model, name)]
+
+
+def _outcome(row: Row) -> str:
+    return str(row["verdict"]) if row["missing"] is None else f"{row['verdict']}: {row['missing']}"
+
+
+def _measured(side: Row | None) -> str:
+    if side is None:
+        return DASH
+    value = f"{side['run']} {significant(side['value'], 5)}"
+    return value if side["standard_error"] == 0 else f"{value} ± {significant(side['standard_error'], 2)}"
+
+
+def _difference(row: Row) -> str:
+    if row["difference"] is None:
+        return DASH
+    return f"{significant(row['difference'])} ± {significant(row['standard_error'], 2)}"
