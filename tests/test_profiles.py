@@ -1,0 +1,78 @@
+"""Every profile in the repository can be read, and the one for GPUs holds the published models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline import config
+from pipeline.roles import DataSpec
+from pipeline.training import ema, saved
+
+REPOSITORY = Path(__file__).parents[1]
+PROFILES = sorted([*REPOSITORY.glob("profiles/*.yaml"), *REPOSITORY.glob("tests/profiles/*.yaml")])
+GPU = REPOSITORY / "profiles" / "gpu.yaml"
+MNIST = DataSpec((1, 28, 28), 256, 10)
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_there_are_profiles() -> None:
+    assert {GPU, REPOSITORY / "tests" / "profiles" / "tiny.yaml"} <= set(PROFILES)
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_every_block_can_be_read(profile: Path) -> None:
+    config.check(config.load(profile))
+
+
+# DiffEnc's table of models at 28 x 28 x 1: score network, encoder. What is beside them, counted by hand: two end points; the
+# monotone network's 1 + 1 + 3 x 1024 numbers besides them; and a second output channel, of 128 x 9 weights and a bias.
+@pytest.mark.parametrize(
+    ("name", "network", "encoder", "schedule"),
+    [
+        ("ddpm", 8_891_393, 0, 0),
+        ("ddpm-hybrid", 8_891_393 + 128 * 9 + 1, 0, 0),
+        ("vdm", 8_891_393, 0, 0),
+        ("vdm-learned", 8_891_393, 0, 2),
+        ("vdm-monotone", 8_891_393, 0, 2 + 2 + 3 * 1024),
+        ("diffenc", 8_891_393, 1_903_937, 0),
+        ("diffenc-nt", 8_891_393, 0, 0),
+    ],
+)
+def test_published_parameter_counts(name: str, network: int, encoder: int, schedule: int) -> None:
+    run = config.load(GPU).runs[name]
+    model = saved.build(run, MNIST, f"runs.{name}")
+    assert isinstance(model.network, nn.Module)
+    assert isinstance(model.schedule, nn.Module)
+    assert parameters(model.network) == network
+    assert parameters(model.schedule) == schedule
+    assert parameters(model) == network + encoder + schedule
+
+
+def test_published_training() -> None:
+    """Variational-diffusion settings of both papers: AdamW, constant rate after a warm-up, no clipping, average 0.9999."""
+    runs = config.load(GPU).runs
+    assert runs.keys() == {"ddpm", "ddpm-hybrid", "vdm", "vdm-learned", "vdm-monotone", "diffenc", "diffenc-nt"}
+    for name, run in runs.items():
+        settings = run.training
+        assert (settings.steps, settings.batch, settings.warmup) == (2_000_000, 128, 100)
+        assert settings.learning_rate == (1e-4 if name == "ddpm-hybrid" else 2e-4)
+        assert (settings.betas, settings.weight_decay) == ((0.9, 0.99), 0.01)
+        assert (settings.clip_norm, settings.decay_fraction) == (None, 0)
+        for step in (10_000, 2_000_000):
+            assert ema.decay(step, settings.ema_fraction, settings.ema_longest) == pytest.approx(0.9999)
+
+
+def test_schedules_start_at_the_published_end_points() -> None:
+    times = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    for name, run in config.load(GPU).runs.items():
+        if run.family != "ddpm":
+            schedule = saved.build(run, MNIST, f"runs.{name}").schedule
+            with torch.no_grad():
+                assert schedule.gamma(times).tolist() == pytest.approx([-13.3, 5.0], abs=1e-5), name
