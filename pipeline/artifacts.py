@@ -186,9 +186,7 @@ def write_data(
         "classes": classes,
         "dtype": str(first.dtype),
         "counts": {split: len(labels) for split, (_, labels) in splits.items()},
-        "class_counts": {
-            split: np.bincount(labels, minlength=classes).tolist() for split, (_, labels) in splits.items()
-        },
+        "class_counts": {split: np.bincount(labels, minlength=classes).tolist() for split, (_, labels) in splits.items()},
         "hash": hash_arrays(arrays),
         **extra,
     }

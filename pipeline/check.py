@@ -16,7 +16,12 @@ def run(params: Path, out: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = stage.parser(__doc__)
-    parser.add_argument("--out", type=Path, help="where to leave the mark that DVC waits for (default: %(default)s)", default=Path("reports/.checked"))
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="where to leave the mark that DVC waits for (default: %(default)s)",
+        default=Path("reports/.checked"),
+    )
     args = parser.parse_args(argv)
     return stage.guarded(lambda: run(Path(args.params), args.out))
 

@@ -78,20 +78,17 @@ class Training(Block):
     checkpoint_every: Positive = 200
     precision: Literal["auto", "bf16", "float32"] = "auto"
 
-    @model_validator(mode="before")
-    @classmethod
-    def _lists_are_tuples(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("betas"), list):
-            return {**values, "betas": tuple(values["betas"])}
-        return values
-
 
 class Run(Block):
-    """One model to train. `family: vdm` names the module pipeline/families/vdm.py, whose Config reads `model`."""
+    """One model to train. `family: vdm` names the module pipeline/families/vdm.py, whose Config reads `model`.
+
+    `depths`: numbers of steps for which the optimal reverse variances are estimated after training and stored with the model.
+    """
 
     family: str
     data: str
     seed: NotNegative = 0
+    depths: tuple[Positive, ...] = ()
     model: dict[str, Any] = Field(default_factory=dict)
     training: Training
 
@@ -103,6 +100,15 @@ class Sample(Block):
     sampler: dict[str, Any]
     steps: Positive
     images: Positive
+    seed: NotNegative = 0
+
+
+class Depth(Block):
+    """How a run is studied at its `depths`: bits/dim on `images` test images with `times` steps each, FD on `samples`."""
+
+    images: Positive = 250
+    times: Annotated[int, Field(ge=2)] = 8
+    samples: Annotated[int, Field(ge=2)] = 160
     seed: NotNegative = 0
 
 
@@ -142,21 +148,30 @@ class Params(Block):
     runs: dict[Name, Run]
     samples: dict[Name, Sample]
     bounds: dict[Name, Bound] = Field(default_factory=dict)
+    depths: dict[Name, Depth] = Field(default_factory=dict)
     evaluate: Evaluate
 
     @model_validator(mode="after")
     def _names_meet(self) -> Params:
         for name in self.runs:
             if name in self.extractors:
-                raise ValueError(f"runs.{name} has the name of an extractor; allowed: names that differ, as both write a curve under theirs")
+                raise ValueError(
+                    f"runs.{name} has the name of an extractor; allowed: names that differ, as both write a curve under theirs"
+                )
         if "baselines" in self.samples:
             raise ValueError("samples.baselines has the name of the baselines' own metrics; allowed: any other name")
         for name, sample in self.samples.items():
             if sample.run not in self.runs:
                 raise _unknown(f"samples.{name}.run", sample.run, list(self.runs))
-        for name in self.bounds:
-            if name not in self.runs:
-                raise _unknown(f"bounds.{name}", name, list(self.runs))
+        for role, names in (("bounds", self.bounds), ("depths", self.depths)):
+            for name in names:
+                if name not in self.runs:
+                    raise _unknown(f"{role}.{name}", name, list(self.runs))
+        for name in self.depths:
+            if not self.runs[name].depths:
+                raise ValueError(
+                    f"depths.{name} studies a run without depths; add runs.{name}.depths, such as [4, 8, 16], or remove it"
+                )
         if self.evaluate.extractor not in [*self.extractors, "inception"]:
             raise _unknown("evaluate.extractor", self.evaluate.extractor, [*self.extractors, "inception"])
         if self.evaluate.extractor == "inception" and self.evaluate.inception_weights is None:
@@ -170,12 +185,14 @@ class Params(Block):
                     raise _unknown(f"{role}.{name}.family", run.family, families())
         if self.data.kind not in datasets():
             raise _unknown("data.kind", self.data.kind, datasets())
-        for name in self.extractors:
-            if name in self.runs:
-                raise ValueError(
-                    f"extractors.{name} is also the name of a run, and both would write reports/curves/{name}.csv; allowed: a name "
-                    "that no run has"
-                )
+        sizes = {f"samples.{name}.images": sample.images for name, sample in self.samples.items()}
+        for key, images in {**sizes, "evaluate.baseline_images": self.evaluate.baseline_images}.items():
+            # Intervals are taken from halves of the images, and a neighbour is another image.
+            half = images // 2 if self.evaluate.bootstrap else images
+            for name, most in (("kid_subset_size", images), ("inception_score_splits", half), ("neighbours", half - 1)):
+                value = getattr(self.evaluate, name)
+                if value > most:
+                    raise ValueError(f"evaluate.{name} is {value}; allowed: up to {most} with {key}, which is {images}")
         return self
 
 
@@ -228,11 +245,13 @@ def load(path: str | Path = "params.yaml") -> Params:
     except yaml.YAMLError as error:
         raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{file} holds {type(values).__name__}; allowed is a mapping with the keys {_list(_fields_at(Params, ()))}")
+        raise ValueError(
+            f"{file} holds {type(values).__name__}; allowed is a mapping with the keys {_list(_fields_at(Params, ()))}"
+        )
     # `defaults` holds YAML anchors only: merged by YAML itself, read by nobody.
     values.pop("defaults", None)
     try:
-        return Params.model_validate(values)
+        return Params.model_validate(_tuples(values))
     except ValidationError as error:
         raise ValueError(f"{file}: {sentence(error, '', Params)}") from None
 
@@ -249,22 +268,33 @@ def check(params: Params) -> None:
         run = params.runs[sample.run]
         model = read_block(family_module(run).Config, run.model, f"runs.{sample.run}.model")
         if not hasattr(model, "schedule"):
-            raise ValueError(f"samples.{name}.run is {sample.run!r} of family {run.family}, which generates nothing; name a generative run")
+            raise ValueError(
+                f"samples.{name}.run is {sample.run!r} of family {run.family}, which generates nothing; name a generative run"
+            )
         try:
             model.schedule.build().times(sample.steps, sampler.spacing)
         except ValueError as error:
             raise ValueError(f"samples.{name}: {error}") from None
-    roles = importlib.import_module("pipeline.roles")
-    for name, extractor in params.extractors.items():
-        if not issubclass(family_module(extractor).Model, roles.Classifying):
-            classifiers = [family for family in families() if issubclass(importlib.import_module(f"pipeline.families.{family}").Model, roles.Classifying)]
+        if getattr(sampler, "variance", "model") == "optimal" and sample.steps not in run.depths:
             raise ValueError(
-                f"extractors.{name}.family is {extractor.family!r}, which has no features to measure in; allowed: {_list(classifiers)}"
+                f"samples.{name}.steps is {sample.steps}; allowed with variance: optimal are the depths whose variances "
+                f"are stored with the model, runs.{sample.run}.depths: {_list(run.depths) or 'none'}"
             )
+    roles = importlib.import_module("pipeline.roles")
+    models = {family: importlib.import_module(f"pipeline.families.{family}").Model for family in families()}
+    classifiers = [family for family, model in models.items() if issubclass(model, roles.Classifying)]
+    for name, extractor in params.extractors.items():
+        if extractor.family not in classifiers:
+            raise ValueError(
+                f"extractors.{name}.family is {extractor.family!r}, which has no features; allowed: {_list(classifiers)}"
+            )
+    for name, run in params.runs.items():
+        if run.depths and not issubclass(family_module(run).Model, roles.Stepwise):
+            raise ValueError(f"runs.{name}.depths is given, but the family {run.family} has a fixed number of steps; remove it")
     for name in params.bounds:
         if not issubclass(family_module(params.runs[name]).Model, roles.Bounded):
             raise ValueError(
-                f"bounds.{name} asks for bits/dim of the family {params.runs[name].family}, which has no bound; remove bounds.{name}"
+                f"bounds.{name} asks for bits/dim of the family {params.runs[name].family}, which has no bound; remove it"
             )
 
 
@@ -288,7 +318,8 @@ def sentence(error: ValidationError, prefix: str, kind: Any) -> str:
             return f"{key} is missing; it is required{also}"
         case "union_tag_invalid":
             allowed_tags = re.findall(r"'([^']*)'", str(context["expected_tags"]))
-            return f"{key}.kind is {context['tag']!r}{_guess(str(context['tag']), allowed_tags)}; allowed: {_list(allowed_tags)}{also}"
+            guess = _guess(str(context["tag"]), allowed_tags)
+            return f"{key}.kind is {context['tag']!r}{guess}; allowed: {_list(allowed_tags)}{also}"
         case "union_tag_not_found":
             return f"{key}.kind is missing; it is required{also}"
         case "literal_error":

@@ -13,7 +13,13 @@ class Progress:
     """Counts `total` units of work; `update(n, note)` after each piece. Lines in a log come `every` seconds at most."""
 
     def __init__(
-        self, total: int, unit: str, label: str, every: float = 10.0, start: int = 0, clock: Callable[[], float] = time.monotonic
+        self,
+        total: int,
+        unit: str,
+        label: str,
+        every: float = 10.0,
+        start: int = 0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.total, self.unit, self.label, self.every = total, unit, label, every
         self.done, self.start, self.clock = start, start, clock
