@@ -7,17 +7,16 @@ pydantic `Config`; `check` reads every one of them, so that a bad value ends bef
 
 from __future__ import annotations
 
-import difflib
 import importlib
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
-import yaml
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
 from pipeline.block import Block as Block
+from pipeline.sentences import fields_at, listed, sentence, unknown
+from pipeline.yaml_file import read, tuples
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 Positive = Annotated[int, Field(gt=0)]
@@ -162,18 +161,18 @@ class Params(Block):
             raise ValueError("samples.baselines has the name of the baselines' own metrics; allowed: any other name")
         for name, sample in self.samples.items():
             if sample.run not in self.runs:
-                raise _unknown(f"samples.{name}.run", sample.run, list(self.runs))
+                raise unknown(f"samples.{name}.run", sample.run, list(self.runs))
         for role, names in (("bounds", self.bounds), ("depths", self.depths)):
             for name in names:
                 if name not in self.runs:
-                    raise _unknown(f"{role}.{name}", name, list(self.runs))
+                    raise unknown(f"{role}.{name}", name, list(self.runs))
         for name in self.depths:
             if not self.runs[name].depths:
                 raise ValueError(
                     f"depths.{name} studies a run without depths; add runs.{name}.depths, such as [4, 8, 16], or remove it"
                 )
         if self.evaluate.extractor not in [*self.extractors, "inception"]:
-            raise _unknown("evaluate.extractor", self.evaluate.extractor, [*self.extractors, "inception"])
+            raise unknown("evaluate.extractor", self.evaluate.extractor, [*self.extractors, "inception"])
         if self.evaluate.extractor == "inception" and self.evaluate.inception_weights is None:
             raise ValueError(
                 "evaluate.inception_weights is null; allowed with evaluate.extractor: inception is the path of a weights "
@@ -182,9 +181,9 @@ class Params(Block):
         for role, block in (("runs", self.runs), ("extractors", self.extractors)):
             for name, run in block.items():
                 if run.family not in families():
-                    raise _unknown(f"{role}.{name}.family", run.family, families())
+                    raise unknown(f"{role}.{name}.family", run.family, families())
         if self.data.kind not in datasets():
-            raise _unknown("data.kind", self.data.kind, datasets())
+            raise unknown("data.kind", self.data.kind, datasets())
         sizes = {f"samples.{name}.images": sample.images for name, sample in self.samples.items()}
         for key, images in {**sizes, "evaluate.baseline_images": self.evaluate.baseline_images}.items():
             # Intervals are taken from halves of the images, and a neighbour is another image.
@@ -230,7 +229,7 @@ def dataset_module(data: Data) -> Any:
 def read_block(kind: Any, values: Mapping[str, Any], key: str) -> Any:
     """Reads `values`, found at `key` of params.yaml, as the pydantic type `kind`; raises a one-sentence ValueError."""
     try:
-        return TypeAdapter(kind).validate_python(_tuples(dict(values)))
+        return TypeAdapter(kind).validate_python(tuples(dict(values)))
     except ValidationError as error:
         raise ValueError(sentence(error, key, kind)) from None
 
@@ -240,18 +239,15 @@ def load(path: str | Path = "params.yaml") -> Params:
     file = Path(path)
     if not file.is_file():
         raise ValueError(f"{file} does not exist; run from the top folder of the repository, or name another file by --params")
-    try:
-        values = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader, see below
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
+    values = read(file)
     if not isinstance(values, dict):
         raise ValueError(
-            f"{file} holds {type(values).__name__}; allowed is a mapping with the keys {_list(_fields_at(Params, ()))}"
+            f"{file} holds {type(values).__name__}; allowed is a mapping with the keys {listed(fields_at(Params, ()))}"
         )
     # `defaults` holds YAML anchors only: merged by YAML itself, read by nobody.
     values.pop("defaults", None)
     try:
-        return Params.model_validate(_tuples(values))
+        return Params.model_validate(values)
     except ValidationError as error:
         raise ValueError(f"{file}: {sentence(error, '', Params)}") from None
 
@@ -278,7 +274,7 @@ def check(params: Params) -> None:
         if getattr(sampler, "variance", "model") == "optimal" and sample.steps not in run.depths:
             raise ValueError(
                 f"samples.{name}.steps is {sample.steps}; allowed with variance: optimal are the depths whose variances "
-                f"are stored with the model, runs.{sample.run}.depths: {_list(run.depths) or 'none'}"
+                f"are stored with the model, runs.{sample.run}.depths: {listed(run.depths) or 'none'}"
             )
     roles = importlib.import_module("pipeline.roles")
     models = {family: importlib.import_module(f"pipeline.families.{family}").Model for family in families()}
@@ -286,7 +282,7 @@ def check(params: Params) -> None:
     for name, extractor in params.extractors.items():
         if extractor.family not in classifiers:
             raise ValueError(
-                f"extractors.{name}.family is {extractor.family!r}, which has no features; allowed: {_list(classifiers)}"
+                f"extractors.{name}.family is {extractor.family!r}, which has no features; allowed: {listed(classifiers)}"
             )
     for name, run in params.runs.items():
         if run.depths and not issubclass(family_module(run).Model, roles.Stepwise):
@@ -296,126 +292,3 @@ def check(params: Params) -> None:
             raise ValueError(
                 f"bounds.{name} asks for bits/dim of the family {params.runs[name].family}, which has no bound; remove it"
             )
-
-
-def sentence(error: ValidationError, prefix: str, kind: Any) -> str:
-    """One sentence for the first problem of a pydantic error: the key, the value, what is allowed."""
-    first = error.errors()[0]
-    location = [str(part) for part in first["loc"] if not _is_tag(str(part), first["loc"], kind)]
-    key = ".".join([*([prefix] if prefix else []), *location]) or "params.yaml"
-    more = len(error.errors()) - 1
-    also = f" ({more} more problem{'s' if more > 1 else ''} after this one)" if more else ""
-    context = cast(dict[str, Any], first.get("ctx", {}))
-    value = _short(first["input"])
-    match first["type"]:
-        case "value_error":
-            message = str(context["error"])
-            return message + also if re.match(r"[a-z_]+\.", message) else f"{key}: {message}{also}"
-        case "extra_forbidden":
-            allowed = _fields_at(kind, first["loc"][:-1])
-            return f"{key} is not a known key{_guess(location[-1], allowed)}; allowed here: {_list(allowed)}{also}"
-        case "missing":
-            return f"{key} is missing; it is required{also}"
-        case "union_tag_invalid":
-            allowed_tags = re.findall(r"'([^']*)'", str(context["expected_tags"]))
-            guess = _guess(str(context["tag"]), allowed_tags)
-            return f"{key}.kind is {context['tag']!r}{guess}; allowed: {_list(allowed_tags)}{also}"
-        case "union_tag_not_found":
-            return f"{key}.kind is missing; it is required{also}"
-        case "literal_error":
-            allowed_values = re.findall(r"'([^']*)'", str(context["expected"]))
-            return f"{key} is {value}{_guess(str(first['input']), allowed_values)}; allowed: {context['expected']}{also}"
-        case "string_pattern_mismatch":
-            return f"{key} is {value}; allowed are names of lower-case letters, digits and hyphens{also}"
-        case _:
-            rule = re.sub(r"^Input should be ", "", first["msg"])
-            return f"{key} is {value}; allowed: {rule[:1].lower() + rule[1:]}{also}"
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as DVC reads it: duplicate keys are errors and 1e-3 is a number (YAML 1.1 takes it for text)."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    own = [loader.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]  # type: ignore[no-untyped-call]
-    for key in own:
-        if own.count(key) > 1:
-            raise yaml.YAMLError(f"the key {key!r} stands twice in line {node.start_mark.line + 1} and after; keep one")
-    loader.flatten_mapping(node)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
-
-
-def _tuples(value: Any) -> Any:
-    """YAML has lists only; frozen configurations hold tuples, which strict mode does not make from lists."""
-    if isinstance(value, dict):
-        return {key: _tuples(inner) for key, inner in value.items()}
-    return tuple(_tuples(inner) for inner in value) if isinstance(value, list) else value
-
-
-def _unknown(key: str, value: str, allowed: list[str]) -> ValueError:
-    return ValueError(f"{key} is {value!r}{_guess(value, allowed)}; allowed: {_list(allowed)}")
-
-
-def _guess(value: str, allowed: list[str]) -> str:
-    near = difflib.get_close_matches(value, allowed, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def _list(values: Any) -> str:
-    return ", ".join(sorted(str(value) for value in values))
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _is_tag(part: str, location: tuple[Any, ...], kind: Any) -> bool:
-    """Pydantic puts the tag of a discriminated union into the location; a user's key does not have it."""
-    del location
-    return part in _tags(kind)
-
-
-def _tags(kind: Any) -> set[str]:
-    tags = set(re.findall(r"'kind', ?'([a-z0-9-]+)'", repr(kind)))
-    try:
-        schema = TypeAdapter(kind).json_schema()
-    except Exception:  # a kind without a JSON schema has no tags to strip
-        return tags
-    for definition in [schema, *schema.get("$defs", {}).values()]:
-        const = definition.get("properties", {}).get("kind", {}).get("const")
-        if const is not None:
-            tags.add(const)
-    return tags
-
-
-def _fields_at(kind: Any, location: tuple[Any, ...]) -> list[str]:
-    """Names of the keys that are allowed at a location of the type `kind`."""
-    schema = TypeAdapter(kind).json_schema(by_alias=True)
-    definitions = schema.get("$defs", {})
-
-    def resolve(node: dict[str, Any]) -> dict[str, Any]:
-        while "$ref" in node:
-            node = definitions[node["$ref"].rsplit("/", 1)[-1]]
-        return node
-
-    node = resolve(schema)
-    for part in location:
-        options = node.get("oneOf") or node.get("anyOf") or []
-        tagged = [resolve(option) for option in options]
-        match = [option for option in tagged if option.get("properties", {}).get("kind", {}).get("const") == part]
-        if match:
-            node = match[0]
-        elif str(part) in node.get("properties", {}):
-            node = resolve(node["properties"][str(part)])
-        elif isinstance(node.get("additionalProperties"), dict):
-            node = resolve(node["additionalProperties"])
-        elif "patternProperties" in node:
-            node = resolve(next(iter(node["patternProperties"].values())))
-    return list(node.get("properties", {}))
