@@ -242,7 +242,7 @@ def load(path: str | Path = "params.yaml") -> Params:
     values = read(file)
     if not isinstance(values, dict):
         raise ValueError(
-            f"{file} holds {type(values).__name__}; allowed is a mapping with the keys {listed(fields_at(Params, ()))}"
+            f"{file} holds {'list' if isinstance(values, tuple) else type(values).__name__}; allowed is a mapping with the keys {listed(fields_at(Params, ()))}"
         )
     # `defaults` holds YAML anchors only: merged by YAML itself, read by nobody.
     values.pop("defaults", None)
