@@ -241,9 +241,8 @@ def load(path: str | Path = "params.yaml") -> Params:
         raise ValueError(f"{file} does not exist; run from the top folder of the repository, or name another file by --params")
     values = read(file)
     if not isinstance(values, dict):
-        raise ValueError(
-            f"{file} holds {'list' if isinstance(values, tuple) else type(values).__name__}; allowed is a mapping with the keys {listed(fields_at(Params, ()))}"
-        )
+        found = "list" if isinstance(values, tuple) else type(values).__name__
+        raise ValueError(f"{file} holds {found}; allowed is a mapping with the keys {listed(fields_at(Params, ()))}")
     # `defaults` holds YAML anchors only: merged by YAML itself, read by nobody.
     values.pop("defaults", None)
     try:
