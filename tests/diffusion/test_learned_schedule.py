@@ -121,7 +121,7 @@ def test_training_moves_the_end_points_to_a_better_bound(schedule):
         loss.backward()
         optimiser.step()
         totals.append(float(loss.detach()))
-    low, high = (float(end[0]) for end in model.schedule.ends(1, torch.device("cpu")))
+    low, high = (float(end[0].detach()) for end in model.schedule.ends(1, torch.device("cpu")))
     assert low < -3
     assert high > 2
     assert np.mean(totals[-10:]) < np.mean(totals[:3]) - 0.1

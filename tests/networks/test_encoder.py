@@ -1,5 +1,7 @@
 """DiffEnc's encoder: published sizes, zero before training, bounded after."""
 
+import math
+
 import pytest
 import torch
 
@@ -52,6 +54,15 @@ def test_bounded_after_training(patch, blocks):
     assert y.shape == (2, *SMALL.shape)
     assert 0.1 < float(y.abs().max()) < 1
     assert float(y.std()) > 0.05
+
+
+def test_the_last_layer_is_squashed_by_tanh():
+    encoder = small()
+    with torch.no_grad():
+        encoder.head.bias.copy_(torch.tensor([1.7, -0.4]))
+        y = encoder(pixels(), torch.tensor([0.1, 0.9]))
+    assert y[:, 0].unique().tolist() == pytest.approx([math.tanh(1.7)])
+    assert y[:, 1].unique().tolist() == pytest.approx([math.tanh(-0.4)])
 
 
 @pytest.mark.parametrize("widths", [(16,), (32,), (16, 32), (64, 32)])
