@@ -54,7 +54,9 @@ def _guess(value: str, allowed: list[str]) -> str:
 
 
 def listed(values: Iterable[object]) -> str:
-    return ", ".join(sorted(str(value) for value in values))
+    ordered = list(values)
+    ordered = sorted(ordered) if all(isinstance(value, int) for value in ordered) else sorted(map(str, ordered))
+    return ", ".join(map(str, ordered))
 
 
 def _short(value: Any) -> str:

@@ -3,7 +3,8 @@
 Equations: encoders 15-16, forward process and posterior 10-13, generative mean with the counter term 17, continuous-time loss
 18-20. The network predicts the encoded image; the encoder is absent from sampling, which costs what VDM's does. What differs
 from the official code: y_phi and its derivative come from one forward-mode product with one dropout mask, which is the exact
-gradient of one sample; `dropout_masks: separate` draws a mask for the derivative of its own, as published.
+gradient of one sample; `dropout_masks: separate` draws a mask for the derivative of its own, as the published code does (which
+draws a further one for y_phi outside of x_phi).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What numbers mean next to images that need no model: the best that can be hoped for, and two failures.
 
-    training images   other real images: what is left is the difference of two finite sets
-    mean image        the mean training image plus Gaussian noise of each pixel's deviation: right moments, no structure
-    noise             uniform codes
+training images   other real images: what is left is the difference of two finite sets
+mean image        the mean training image plus Gaussian noise of each pixel's deviation: right moments, no structure
+noise             uniform codes
 """
 
 from __future__ import annotations

@@ -83,9 +83,7 @@ class InceptionExtractor:
     name = INCEPTION
     feature_dim = 2048
 
-    def __init__(
-        self, weights: str | Path, spec: DataSpec, *, device: torch.device | str = "cpu", batch: int = 50
-    ) -> None:
+    def __init__(self, weights: str | Path, spec: DataSpec, *, device: torch.device | str = "cpu", batch: int = 50) -> None:
         from torchvision.models import Inception3
 
         if spec.shape[0] not in (1, 3):

@@ -11,8 +11,8 @@ from pipeline.roles import Generative
 from pipeline.training.data import Split
 from pipeline.training.random import KeyedRandom
 
-EVALUATIONS = 4096
-FEWEST_IMAGES = 32
+EVALUATIONS = 2048
+FEWEST_IMAGES = 16
 
 
 @torch.inference_mode()
@@ -21,7 +21,7 @@ def estimate(
 ) -> dict[int, list[float]]:
     """Depth T -> sigma_P^2 of its T steps, first that from t = 1.
 
-    Each step is measured on its own images, about 4096 evaluations for all steps of a depth: a variance is a mean over many
+    Each step is measured on its own images, about 2048 evaluations for all steps of a depth: a variance is a mean over many
     dimensions already. Arithmetic is float32, never autocast.
     """
     dimensions = int(np.prod(split.images.shape[1:]))

@@ -160,7 +160,7 @@ def test_estimated_variances_of_gaussian_data(split):
         variance_q, squared = by_hand(steps, spread)
         assert len(values) == steps
         error = (np.array(values) - variance_q) / squared - 1
-        pixels = 64 * min(4096 // steps, len(split))
+        pixels = 64 * min(variance.EVALUATIONS // steps, len(split))
         assert float(np.abs(error).max()) < 5 * math.sqrt(2 / pixels) + 1e-3
     again, other = (variance.estimate(model(spec), split, (5,), seed, torch.device("cpu")) for seed in (0, 1))
     assert again[5] == found[5] != other[5]
@@ -180,7 +180,7 @@ def test_estimated_variances_are_of_every_image(split):
             return split.rows(index, device)
 
     variance.estimate(model(DataSpec((1, 8, 8), 256, 1)), Watched(), (64,), 0, torch.device("cpu"))
-    assert len(Watched.seen) == 64 * 64
+    assert len(Watched.seen) == variance.EVALUATIONS
     assert set(Watched.seen) == set(range(1200))
 
 
