@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable
 
 from pipeline import config
@@ -25,6 +26,8 @@ def choose(block: dict[str, config.T], name: str, key: str) -> config.T:
 
 def guarded(work: Callable[[], object]) -> int:
     """Runs `work`; a ValueError (a user's mistake) becomes one line on stderr and exit status 2."""
+    # torch says it of itself on the first forward-mode derivative; nobody who runs a stage can act on it.
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
     try:
         work()
     except ValueError as error:
