@@ -1,7 +1,7 @@
 """Stage `compare`: what was measured of every sample, run and baseline of params.yaml, side by side.
 
 Reads   reports/metrics/<sample>.json, reports/metrics/baselines.json, runs/<run>/evaluations/<sample>/details.json,
-        reports/bounds/<run>.json, reports/depth/<run>.json, runs/<run>/samples/<sample>/images.npy
+        reports/bounds/<run>.json, runs/<run>/bound/bits.npy, reports/depth/<run>.json, runs/<run>/samples/<sample>/images.npy
 Writes  reports/compare.json, reports/compare.md, reports/trilemma.svg, reports/samples.png
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline import config, stage
 from pipeline.artifacts import atomic, read_array, write_json, write_text
@@ -19,6 +19,10 @@ from pipeline.reporting import depth
 from pipeline.reporting.findings import EXPLANATION, finding_columns, findings
 from pipeline.reporting.sources import Source, existing
 from pipeline.reporting.table import bound_columns, markdown, meaning, sample_columns
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 # Numbers compare only where these agree: the metric space, the data version, the images measured against.
 SAME = ("extractor", "data", "reference")
@@ -39,7 +43,7 @@ def run(cfg: Params, root: Path) -> dict[str, Any]:
         "samples": [sample_row(cfg, root, name, source, distance, bounds) for name, source in samples.items()],
         "baselines": baseline_rows(baselines, distance),
         "bounds": [bound_row(cfg, name, source) for name, source in bounds.items()],
-        "findings": findings(cfg.runs, bounds),
+        "findings": findings(cfg.runs, bounds, {name: _bits(root, name) for name in bounds}),
         "depths": {name: {"rows": depth.rows(source), **source.get("measured")} for name, source in depths.items()},
         "measured": {
             "distance": distance,
@@ -131,6 +135,10 @@ def _metrics(source: Source) -> dict[str, float]:
         "recall": "diversity", "coverage": "diversity",
     }  # fmt: skip
     return {name: source.number(f"{group}.{name}") for name, group in places.items()}
+
+
+def _bits(root: Path, name: str) -> NDArray[np.float64]:
+    return read_array(existing(root / "runs" / name / "bound" / "bits.npy", f"bound@{name}"))
 
 
 def _different(values: Sequence[Any]) -> list[Any]:

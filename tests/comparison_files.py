@@ -85,6 +85,8 @@ def write_inputs(root: Path) -> None:
         root / "reports" / "bounds" / "vdm-wide.json",
         {"bits_per_dim": BOUND, "measured": {"split": "test", "images": 1999, "data": "9f8e7d6c"}},
     )
+    (root / "runs" / "vdm-wide" / "bound").mkdir(parents=True)
+    np.save(root / "runs" / "vdm-wide" / "bound" / "bits.npy", np.zeros((1999, 4)))
     curve = [(t / 20, 10 - t, 4 * t / 20, 0.1) for t in range(1, 20)]
     _write_csv(root / "reports" / "bounds" / "vdm-wide.csv", "time,logsnr,bits_per_dim,standard_error", curve)
     for run in ("ddpm", "vdm-wide"):

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -52,10 +53,52 @@ def bound_of(values: tuple[float, ...]) -> dict[str, Any]:
     }
 
 
+def bits_of(name: str, values: tuple[float, ...], images: int = 8) -> np.ndarray:
+    """(8, 4) with the errors that `bound_of` states, in patterns of which no two runs' are correlated."""
+    walsh = np.array([[(-1) ** bin(row & column).count("1") for column in range(8)] for row in range(1, 8)])
+    pattern = walsh[list(MODELS).index(name)] * math.sqrt(7 / 8)
+    return np.stack([value + error * math.sqrt(8) * pattern for value, error in zip(values[:4], values[4:], strict=True)], 1)[
+        :images
+    ]
+
+
 def rows_of(*names: str, **changed: tuple[float, ...]) -> list[dict[str, Any]]:
     values = BITS | changed
     sources = {name: Source(Path(f"{name}.json"), f"bound@{name}", bound_of(values[name])) for name in names}
-    return findings.findings({name: run_of(name) for name in names}, sources)
+    bits = {name: bits_of(name, values[name]) for name in names}
+    return findings.findings({name: run_of(name) for name in names}, sources, bits)
+
+
+def test_errors_are_those_of_differences_image_by_image() -> None:
+    """Two runs that differ by the same on every image differ by that for sure, however much images differ."""
+    images = np.random.default_rng(0).normal(3, 1, (50, 4))
+    moved = images + np.array([0.2, 0.1, 0.0, 0.1]) + np.random.default_rng(1).normal(0, 0.001, (50, 4))
+    names = [name for name, (family, _) in MODELS.items() if family in ("ddpm", "vdm")][:2]
+    ours, theirs = (
+        findings.Bounded(name, run_of(name), None, Source(Path("x"), "x", bound_of(BITS[name])), bits)
+        for name, bits in zip(names, (images, moved), strict=True)
+    )
+    for column, term in enumerate(TERMS):
+        expected = np.sqrt(np.var(images[:, column] - moved[:, column], ddof=1) / 50)
+        assert findings.paired_error(ours, theirs, term) == pytest.approx(expected)
+        assert findings.paired_error(ours, theirs, term) < 0.01 * images[:, column].std() / math.sqrt(50) * 2
+
+
+def test_equal_is_as_the_tables_print() -> None:
+    assert findings.verdict("equal", 4.7e-6, 9e-8) == "holds"
+    assert findings.verdict("equal", 0.0006, 0.0001) == "does not hold"
+
+
+def test_other_images_are_refused() -> None:
+    name = next(iter(MODELS))
+    first, second = (
+        findings.Bounded(
+            name, run_of(name), None, Source(Path("x"), "x", bound_of(BITS[name])), bits_of(name, BITS[name], images)
+        )
+        for images in (8, 6)
+    )
+    with pytest.raises(ValueError, match=r"was measured on 8 images, .* on 6; .* same images"):
+        findings.paired_error(first, second, "total")
 
 
 def test_values_differences_and_verdicts() -> None:
@@ -157,7 +200,8 @@ def test_other_schedules_and_settings() -> None:
     runs["narrow"] = runs["plain"].model_copy(update={"model": {"schedule": {**LOGSNR, "gamma_max": 4.0}}})
     runs["encoded"] = run_of("encoded", steps=20, batch=3)
     sources = {name: Source(Path(name), name, bound_of(BITS.get(name, BITS["plain"]))) for name in runs}
-    rows = findings.findings(runs, sources)
+    bits = {name: np.random.default_rng(index).normal(size=(9, 4)) for index, name in enumerate(runs)}
+    rows = findings.findings(runs, sources, bits)
     pairs = {(row["statement"], row["first"]["run"], row["second"]["run"]): row for row in rows if row["first"] is not None}
     assert {(first, second) for statement, first, second in pairs if statement == STATEMENTS[0]} == {
         ("plain", "chain"), ("learned", "chain"), ("narrow", "chain"),
@@ -166,15 +210,17 @@ def test_other_schedules_and_settings() -> None:
     assert pairs[STATEMENTS[1], "encoded", "plain"]["unlike"] == ["training.steps 20 and 10", "training.batch 3 and 64"]
     assert pairs[STATEMENTS[0], "learned", "chain"]["unlike"] == ["network"]
     del runs["plain"], sources["plain"]
-    alone = findings.findings(runs, sources)
+    alone = findings.findings(runs, sources, bits)
     assert alone[3]["missing"] == "no two runs on the same schedule"
 
 
 def test_findings_stand_in_every_report(tmp_path: Path) -> None:
     write_inputs(tmp_path)
     reports = tmp_path / "reports"
-    write_json(reports / "bounds" / "vdm-wide.json", bound_of(BITS["plain"]))
-    write_json(reports / "bounds" / "ddpm.json", bound_of(BITS["chain"]))
+    for run, name in (("vdm-wide", "plain"), ("ddpm", "chain")):
+        write_json(reports / "bounds" / f"{run}.json", bound_of(BITS[name]))
+        (tmp_path / "runs" / run / "bound").mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / "runs" / run / "bound" / "bits.npy", bits_of(name, BITS[name]))
     (reports / "bounds" / "ddpm.csv").write_bytes((reports / "bounds" / "vdm-wide.csv").read_bytes())
     cfg = params().model_copy(update={"bounds": {"ddpm": config.Bound(), "vdm-wide": config.Bound()}})
     rows = compare.run(cfg, tmp_path)["findings"]
