@@ -135,7 +135,8 @@ class DataDirectory:
         folder = Path(path)
         file = folder / "spec.json"
         if not file.is_file():
-            raise ValueError(f"{folder} holds no prepared data (no spec.json); run: dvc repro prepare")
+            stage = f"encode@{folder.name}" if folder.parent.name == "latents" else "prepare"
+            raise ValueError(f"{folder} holds no prepared data (no spec.json); run: dvc repro {stage}")
         return cls(folder, read_json(file))
 
     def images(self, split: str) -> NDArray[Any]:

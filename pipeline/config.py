@@ -2,7 +2,7 @@
 
 Nothing here imports torch, so that flows and `--help` stay fast. Blocks whose meaning belongs to a module (`model:` to the
 family, `source:` to the data set, `sampler:` to the samplers) are kept as mappings by `load` and read by that module's own
-pydantic `Config`; `check` reads every one of them, so that a bad value ends before any stage works.
+pydantic `Config`; the stage `check` reads every one of them, so that a bad value ends before any other stage works.
 """
 
 from __future__ import annotations
@@ -58,8 +58,18 @@ class Validate(Block):
     samples: SampleLimits = SampleLimits()
 
 
+class Player(Block):
+    """What one player's optimiser has of its own; null: as the training block says."""
+
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+
+
 class Training(Block):
-    """How the one training loop runs. Steps are optimiser steps; `ema_fraction` is the EMA horizon over the steps so far."""
+    """How the one training loop runs. Steps are optimiser steps; `ema_fraction` is the EMA horizon over the steps so far.
+
+    `players`: settings of single players; `patience`: steps on end with the same symptom that end a training.
+    """
 
     steps: Positive
     batch: Positive = 64
@@ -76,6 +86,8 @@ class Training(Block):
     valid_images: Positive = 512
     checkpoint_every: Positive = 200
     precision: Literal["auto", "bf16", "float32"] = "auto"
+    players: dict[str, Player] = Field(default_factory=dict)
+    patience: Positive = 100
 
 
 class Run(Block):
@@ -92,12 +104,30 @@ class Run(Block):
     training: Training
 
 
+class Codec(Run):
+    """A codec to train. `encode: sample` writes one draw of each image's posterior, `mean` the posterior's mean."""
+
+    encode: Literal["sample", "mean"] = "sample"
+
+
+class Combined(Block):
+    """A model put together from two trained runs: `denoiser` makes the last step, `generator` those before (DAED)."""
+
+    denoiser: Name
+    generator: Name
+
+
 class Sample(Block):
-    """One set of generated images. Image i depends on (seed, i) only."""
+    """One set of generated images. Image i depends on (seed, i) only.
+
+    `guidance`: strength w of classifier-free guidance, without + w (with - without); null asks a run with labels for the
+    classes in turn without guidance, and costs one network evaluation per step instead of two.
+    """
 
     run: Name
     sampler: dict[str, Any]
     steps: Positive
+    guidance: Annotated[float, Field(ge=0)] | None = None
     images: Positive
     seed: NotNegative = 0
 
@@ -144,7 +174,9 @@ class Params(Block):
     data: Data
     validate_: Validate = Field(default=Validate(), alias="validate")
     extractors: dict[Name, Run]
+    codecs: dict[Name, Codec] = Field(default_factory=dict)
     runs: dict[Name, Run]
+    combined: dict[Name, Combined] = Field(default_factory=dict)
     samples: dict[Name, Sample]
     bounds: dict[Name, Bound] = Field(default_factory=dict)
     depths: dict[Name, Depth] = Field(default_factory=dict)
@@ -152,16 +184,35 @@ class Params(Block):
 
     @model_validator(mode="after")
     def _names_meet(self) -> Params:
-        for name in self.runs:
-            if name in self.extractors:
+        taken: dict[str, str] = {}
+        for role in ("extractors", "codecs", "runs", "combined"):
+            for name in getattr(self, role):
+                if name in taken:
+                    raise ValueError(
+                        f"{role}.{name} has the name of an entry of {taken[name]}; allowed: names that differ, as results are "
+                        "filed under them"
+                    )
+                taken[name] = role
+        for name, parts in self.combined.items():
+            for part, run_name in (("denoiser", parts.denoiser), ("generator", parts.generator)):
+                if run_name not in self.runs:
+                    raise unknown(f"combined.{name}.{part}", run_name, list(self.runs))
+            ours, theirs = self.runs[parts.denoiser].data, self.runs[parts.generator].data
+            if ours != theirs:
                 raise ValueError(
-                    f"runs.{name} has the name of an extractor; allowed: names that differ, as both write a curve under theirs"
+                    f"combined.{name} joins runs.{parts.denoiser} of {ours} and runs.{parts.generator} of {theirs}; allowed: "
+                    "two runs of the same data"
                 )
+        for role, block in (("runs", self.runs), ("codecs", self.codecs), ("extractors", self.extractors)):
+            for name, run in block.items():
+                codec = latents_of(run.data)
+                if codec is not None and (role != "runs" or codec not in self.codecs):
+                    raise unknown(f"{role}.{name}.data", run.data, self._data_directories(role))
         if "baselines" in self.samples:
             raise ValueError("samples.baselines has the name of the baselines' own metrics; allowed: any other name")
         for name, sample in self.samples.items():
-            if sample.run not in self.runs:
-                raise unknown(f"samples.{name}.run", sample.run, list(self.runs))
+            if sample.run not in {**self.runs, **self.combined}:
+                raise unknown(f"samples.{name}.run", sample.run, [*self.runs, *self.combined])
         for role, names in (("bounds", self.bounds), ("depths", self.depths)):
             for name in names:
                 if name not in self.runs:
@@ -178,7 +229,7 @@ class Params(Block):
                 "evaluate.inception_weights is null; allowed with evaluate.extractor: inception is the path of a weights "
                 "file of torchvision's Inception-v3; set it, or name a trained extractor"
             )
-        for role, block in (("runs", self.runs), ("extractors", self.extractors)):
+        for role, block in (("runs", self.runs), ("codecs", self.codecs), ("extractors", self.extractors)):
             for name, run in block.items():
                 if run.family not in families():
                     raise unknown(f"{role}.{name}.family", run.family, families())
@@ -193,6 +244,26 @@ class Params(Block):
                 if value > most:
                     raise ValueError(f"evaluate.{name} is {value}; allowed: up to {most} with {key}, which is {images}")
         return self
+
+    def _data_directories(self, role: str) -> list[str]:
+        latents = [f"{LATENTS}{name}" for name in self.codecs] if role == "runs" else []
+        return ["data/prepared", *latents]
+
+    def family(self, run: str) -> str:
+        """The family of an entry of runs: or combined:."""
+        return "daed" if run in self.combined else self.runs[run].family
+
+    def data_of(self, run: str) -> str:
+        """The data directory of an entry of runs: or combined:."""
+        return self.runs[self.combined[run].generator if run in self.combined else run].data
+
+
+LATENTS = "data/latents/"
+
+
+def latents_of(data: str) -> str | None:
+    """The codec whose latents `data` holds, or None for a directory of images."""
+    return data.removeprefix(LATENTS).strip("/") if data.startswith(LATENTS) else None
 
 
 class HasConfig(Protocol):
@@ -249,45 +320,3 @@ def load(path: str | Path = "params.yaml") -> Params:
         return Params.model_validate(values)
     except ValidationError as error:
         raise ValueError(f"{file}: {sentence(error, '', Params)}") from None
-
-
-def check(params: Params) -> None:
-    """Reads every block that belongs to a module: families, data set, samplers. Imports torch."""
-    read_block(dataset_module(params.data).Config, params.data.source, "data.source")
-    for role, block in (("runs", params.runs), ("extractors", params.extractors)):
-        for name, run in block.items():
-            read_block(family_module(run).Config, run.model, f"{role}.{name}.model")
-    samplers = importlib.import_module("pipeline.diffusion.sampler")
-    for name, sample in params.samples.items():
-        sampler = read_block(samplers.Sampler, sample.sampler, f"samples.{name}.sampler")
-        run = params.runs[sample.run]
-        model = read_block(family_module(run).Config, run.model, f"runs.{sample.run}.model")
-        if not hasattr(model, "schedule"):
-            raise ValueError(
-                f"samples.{name}.run is {sample.run!r} of family {run.family}, which generates nothing; name a generative run"
-            )
-        try:
-            model.schedule.build().times(sample.steps, sampler.spacing)
-        except ValueError as error:
-            raise ValueError(f"samples.{name}: {error}") from None
-        if getattr(sampler, "variance", "model") == "optimal" and sample.steps not in run.depths:
-            raise ValueError(
-                f"samples.{name}.steps is {sample.steps}; allowed with variance: optimal are the depths whose variances "
-                f"are stored with the model, runs.{sample.run}.depths: {listed(run.depths) or 'none'}"
-            )
-    roles = importlib.import_module("pipeline.roles")
-    models = {family: importlib.import_module(f"pipeline.families.{family}").Model for family in families()}
-    classifiers = [family for family, model in models.items() if issubclass(model, roles.Classifying)]
-    for name, extractor in params.extractors.items():
-        if extractor.family not in classifiers:
-            raise ValueError(
-                f"extractors.{name}.family is {extractor.family!r}, which has no features; allowed: {listed(classifiers)}"
-            )
-    for name, run in params.runs.items():
-        if run.depths and not issubclass(family_module(run).Model, roles.Stepwise):
-            raise ValueError(f"runs.{name}.depths is given, but the family {run.family} has a fixed number of steps; remove it")
-    for name in params.bounds:
-        if not issubclass(family_module(params.runs[name]).Model, roles.Bounded):
-            raise ValueError(
-                f"bounds.{name} asks for bits/dim of the family {params.runs[name].family}, which has no bound; remove it"
-            )

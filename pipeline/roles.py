@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
@@ -67,6 +67,9 @@ class Random(ABC):
 class Trainable(nn.Module, ABC):
     """Something that the one training loop can train."""
 
+    # Names that `players` may have, whatever the configuration: what training.players may speak of.
+    player_names: ClassVar[tuple[str, ...]] = ("model",)
+
     @abstractmethod
     def players(self) -> Mapping[str, nn.Module]:
         """Name -> what that optimiser owns, in the order of the updates."""
@@ -75,15 +78,34 @@ class Trainable(nn.Module, ABC):
     def loss(self, player: str, batch: Batch, step: int, rng: Random) -> Loss:
         """What `player` minimises, per example."""
 
+    def ailing(self, parts: Mapping[str, float]) -> str | None:
+        """What is wrong with a training whose last step had these parts (player/name -> mean over the batch), or None.
+
+        One bad step is nothing; the loop ends a training that says the same for `training.patience` steps on end.
+        """
+        del parts
+        return None
+
 
 class Generative(ABC):
-    """A model that goes from noise to data by steps of a noise schedule."""
+    """A model that goes from noise to data by steps of a noise schedule.
+
+    `solvable`: x_hat is E[x | z_t] of a fixed x, so that solvers of the probability flow apply.
+    """
 
     schedule: NoiseSchedule
+    solvable: ClassVar[bool] = True
 
     @abstractmethod
     def reverse(self, z_t: Tensor, s: Tensor, t: Tensor, y: Tensor | None, rng: Random, clip: float | None = None) -> Reverse:
-        """p(z_s | z_t) for times s < t, each (B,); `clip` bounds |x_hat| before the mean is formed (None: no clipping)."""
+        """p(z_s | z_t) for times s < t, each (B,); `clip` bounds |x_hat| before the mean is formed (None: no clipping).
+
+        y: (B,) classes, where the number of classes stands for "none".
+        """
+
+    def guide(self, strength: float) -> None:
+        """Turns on classifier-free guidance: two network evaluations per step from here on (networks/guidance.py)."""
+        raise ValueError(f"guidance is {strength}; allowed for this family: null, as it has no mean to guide")
 
 
 @dataclass(frozen=True)
@@ -140,16 +162,33 @@ class Classifying(ABC):
         """(B, C, H, W) in model space -> (B, F)."""
 
     @abstractmethod
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """(B, C, H, W) in model space -> feature maps of every level, each (B, C_l, H_l, W_l), for perceptual distances."""
+
+    @abstractmethod
     def logits(self, features: Tensor) -> Tensor:
         """(B, F) -> (B, classes)."""
+
+
+class Perceiving(ABC):
+    """A model whose loss sees images through an extractor, which the train stage hands to it and which is never trained."""
+
+    @property
+    @abstractmethod
+    def extractor(self) -> str | None:
+        """A name under extractors:, or None for a configuration that needs none."""
+
+    @abstractmethod
+    def perceive(self, classifier: Classifying) -> None:
+        """Keeps `classifier` out of its own parameters and buffers: it is neither trained nor stored."""
 
 
 class Codec(ABC):
     """A pair of maps between images and a smaller space."""
 
     @abstractmethod
-    def encode(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> latent."""
+    def encode(self, x: Tensor, rng: Random | None = None) -> Tensor:
+        """(B, C, H, W) -> latent: a draw from the posterior where `rng` is given, its mean otherwise."""
 
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Trains one run, or one extractor, of params.yaml.
+"""Trains one run, one codec or one extractor of params.yaml.
 
 A killed training continues from its last checkpoint when the same command is given again, and ends bit-equal to one that
 was never killed. SIGTERM saves a checkpoint and ends with status 143.
@@ -19,16 +19,23 @@ from pipeline import artifacts, config, stage
 from pipeline.progress import Progress
 
 if TYPE_CHECKING:
+    import torch
+
     from pipeline.training.loop import Report, State
+    from pipeline.training.saved import Saved
 
 
 @dataclass(frozen=True)
 class Paths:
-    """data: a data directory; out: gets model.safetensors, config.json, timing.json; curve: gets the training curve (CSV)."""
+    """data: a data directory; out: gets model.safetensors, config.json, timing.json; curve: gets the training curve (CSV).
+
+    extractors: where the extractor of a perceptual loss lies.
+    """
 
     data: Path
     out: Path
     curve: Path
+    extractors: Path = Path("extractors")
 
 
 def run(cfg: config.Run, paths: Paths, key: str) -> None:
@@ -36,6 +43,7 @@ def run(cfg: config.Run, paths: Paths, key: str) -> None:
     import torch
 
     from pipeline import device
+    from pipeline.roles import Perceiving
     from pipeline.training import checkpoint, loop, saved, variance
     from pipeline.training.data import Split
     from pipeline.training.version import code_hash
@@ -47,16 +55,21 @@ def run(cfg: config.Run, paths: Paths, key: str) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(_initial_seed(cfg))
         model = saved.build(cfg, data.data_spec, key).to(where)
+    seen_through = None
+    if isinstance(model, Perceiving) and model.extractor is not None:
+        extractor = _extractor(model.extractor, data, paths, where)
+        model.perceive(extractor.model)  # type: ignore[arg-type]  # checked by _extractor
+        seen_through = extractor.hash
     precision = device.precision(settings.precision, where)
     state = loop.State(model, settings)
-    checkpoints = checkpoint.Checkpoints(_fingerprint(cfg, data, precision, where.type))
+    checkpoints = checkpoint.Checkpoints(_fingerprint(cfg, data, precision, where.type, seen_through))
     train, valid = Split(data, "train"), Split(data, "valid")
     rows: list[dict[str, Any]] = []
     window: list[Report] = []  # since the last row; checkpointed too, so that a continued run writes the same rows
     found = checkpoints.load()
     if found is not None:
         tensors, record = found
-        state.load(tensors, record["step"], record["clipped"])
+        state.load(tensors, record)
         rows, window = record["rows"], [loop.Report(**report) for report in record["window"]]
         print(f"{key}: continuing from step {state.step}", flush=True)
     terminated: list[int] = []
@@ -66,7 +79,7 @@ def run(cfg: config.Run, paths: Paths, key: str) -> None:
     def save() -> None:
         checkpoints.save(
             state.tensors(),
-            {"step": state.step, "clipped": state.clipped, "rows": rows, "window": [asdict(r) for r in window]},
+            {**state.record(), "rows": rows, "window": [asdict(r) for r in window]},
         )
 
     try:
@@ -87,7 +100,8 @@ def run(cfg: config.Run, paths: Paths, key: str) -> None:
                     save()
                     print(f"{key}: told to end; checkpoint at step {state.step}", flush=True)
                     sys.exit(143)
-                if report.step % settings.checkpoint_every == 0 and not last:
+                # An ailing model is not worth going back to: the last good checkpoint stays.
+                if report.step % settings.checkpoint_every == 0 and not last and state.ailing is None:
                     save()
 
         parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -123,22 +137,24 @@ def run(cfg: config.Run, paths: Paths, key: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = stage.parser(__doc__)
-    parser.add_argument("run", help="a name under runs: (with --extractor: under extractors:)")
-    parser.add_argument("--extractor", action="store_true", help="train an extractor instead of a run")
+    parser.add_argument("run", help="a name under runs: (with --extractor or --codec: under extractors: or codecs:)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--extractor", action="store_true", help="train an extractor instead of a run")
+    what.add_argument("--codec", action="store_true", help="train a codec instead of a run")
     parser.add_argument("--seed", type=int, help="train with this seed instead of the block's; goes with --out")
     parser.add_argument("--out", type=Path, help="write to this folder, curve.csv included, instead of the pipeline's own")
     args = parser.parse_args(argv)
 
     def work() -> None:
         params = config.load(args.params)
-        role, block = ("extractors", params.extractors) if args.extractor else ("runs", params.runs)
-        cfg = stage.choose(block, args.run, role)
+        role = "extractors" if args.extractor else "codecs" if args.codec else "runs"
+        cfg: config.Run = stage.choose(getattr(params, role), args.run, role)
         key = f"{role}.{args.run}"
         if args.seed is not None:
             if args.out is None:
                 raise ValueError(f"--seed is {args.seed} without --out; name a folder, as runs/ is for the seed of {key}")
-            cfg = config.read_block(config.Run, {**cfg.model_dump(), "seed": args.seed}, key)
-        out = Path("extractors") / args.run if args.extractor else Path("runs") / args.run / "train"
+            cfg = config.read_block(type(cfg), {**cfg.model_dump(), "seed": args.seed}, key)
+        out = Path("runs") / args.run / "train" if role == "runs" else Path(role) / args.run
         paths = Paths(Path(cfg.data), out, Path("reports/curves") / f"{args.run}.csv")
         if args.out is not None:
             paths = Paths(paths.data, args.out, args.out / "curve.csv")
@@ -158,16 +174,32 @@ def _initial_seed(cfg: config.Run) -> int:
     return key(cfg.seed, 0, "initialisation")
 
 
-def _fingerprint(cfg: config.Run, data: artifacts.DataDirectory, precision: str, device_type: str) -> str:
-    """A hash of what the result depends on: configuration, data, code, torch, precision and device."""
+def _extractor(name: str, data: artifacts.DataDirectory, paths: Paths, where: torch.device) -> Saved:
+    """The extractor that a perceptual loss sees through. Raises ValueError if it is missing, or knows other data."""
+    from pipeline.roles import Classifying
+    from pipeline.training import saved
+
+    found = saved.load(paths.extractors / name, where)
+    trained_on = found.config["data"]["hash"]
+    if trained_on != data.hash:
+        raise ValueError(
+            f"{paths.extractors / name} was trained on data {trained_on[:8]}, {data.path} is {data.hash[:8]}; run: dvc repro"
+        )
+    assert isinstance(found.model, Classifying), "checked when params.yaml is read"
+    return found
+
+
+def _fingerprint(
+    cfg: config.Run, data: artifacts.DataDirectory, precision: str, device_type: str, extractor: str | None
+) -> str:
+    """A hash of what the result depends on: configuration, data, code, torch, precision, device, and a loss's extractor."""
     import torch
 
     from pipeline.training.version import code_hash
 
     settings = cfg.model_dump(mode="json")
-    return artifacts.hash_json(
-        [settings, data.hash, precision, device_type, torch.__version__, torch.get_num_threads(), code_hash(cfg.family)]
-    )
+    made_by = [torch.__version__, torch.get_num_threads(), code_hash(cfg.family)]
+    return artifacts.hash_json([settings, data.hash, precision, device_type, extractor, *made_by])
 
 
 def _row(window: list[Report], state: State) -> dict[str, Any]:

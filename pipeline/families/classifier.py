@@ -7,6 +7,7 @@ project with each other, on one data set and one set of its weights; they are no
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,6 +26,8 @@ class Config(Block):
 
 
 class Model(Trainable, Classifying):
+    player_names: ClassVar[tuple[str, ...]] = ("classifier",)
+
     def __init__(self, config: Config, spec: DataSpec) -> None:
         super().__init__()
         self.config = config
@@ -42,6 +45,9 @@ class Model(Trainable, Classifying):
 
     def features(self, x: Tensor) -> Tensor:
         return self.network.features(x)
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        return self.network.maps(x)
 
     def logits(self, features: Tensor) -> Tensor:
         return self.network.logits(features)

@@ -16,12 +16,14 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pipeline.block import Block
-from pipeline.diffusion.gaussian import Reverse, alpha_sigma, diffuse, kernel, per_image, posterior_std, transition_std
-from pipeline.diffusion.likelihood import bits_per_dim, discretised_gaussian, gaussian_kl, mean_image, prior_kl, sum_image
+from pipeline.diffusion import discrete
+from pipeline.diffusion.gaussian import Reverse, diffuse, per_image
+from pipeline.diffusion.likelihood import bits_per_dim, mean_image, prior_kl
 from pipeline.diffusion.prediction import Prediction, target, to_x
 from pipeline.diffusion.schedule import Discrete
 from pipeline.diffusion.times import LossSecondMoment, low_discrepancy
 from pipeline.networks.choice import Network
+from pipeline.networks.guidance import drop_labels, guided
 from pipeline.networks.unet import UNetConfig
 from pipeline.roles import Batch, Bounded, DataSpec, Draw, Ends, Generative, Loss, Random, Trainable
 
@@ -35,12 +37,13 @@ class Config(Block):
 
     schedule: Discrete
     prediction: Prediction = "eps"
-    variance: Literal["small", "large", "learned"] = "small"
+    variance: discrete.Variance = "small"
     objective: Literal["simple", "vlb", "hybrid"] = "simple"
     vlb_weight: Annotated[float, Field(gt=0)] = 0.001
     time_sampling: Literal["uniform", "stratified", "loss-second-moment"] = "stratified"
     network: Network = UNetConfig()
     labels: bool = False
+    label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
     @model_validator(mode="after")
     def _variance_is_trained(self) -> Config:
@@ -69,6 +72,8 @@ class Model(Trainable, Generative, Bounded):
 
     def loss(self, player: str, batch: Batch, step: int, rng: Random) -> Loss:
         """`simple` is per dimension; `vlb` is in bits/dim, an unbiased estimate of the bound without its prior term."""
+        if self.training and self.config.labels:
+            batch = drop_labels(batch, self.config.label_dropout, self.spec, rng)
         steps, x = self.schedule.steps, batch.x
         index, weight = self._draw(len(x), rng)  # of z_s; 0 is the data
         t = (index.double() + 1) / steps
@@ -95,6 +100,9 @@ class Model(Trainable, Generative, Bounded):
         # The last step adds no noise: its mean is x_hat.
         return Reverse(made.mean, torch.where(per_image(s, z_t) > 0, made.std, 0.0), made.x_hat, made.eps_hat)
 
+    def guide(self, strength: float) -> None:
+        self.network = guided(self.network, strength, self.config.label_dropout, self.spec)
+
     def ends(self, batch: Batch, rng: Random) -> Ends:
         """L_T and L_0 (eq. 5), in nats per image."""
         x = batch.x
@@ -106,20 +114,13 @@ class Model(Trainable, Generative, Bounded):
         return Ends(prior_kl(x, self.schedule.gamma(ones)), self._term(x, z, torch.zeros_like(first).long(), decoder))
 
     def diffusion(self, batch: Batch, uniform: Tensor, rng: Random) -> Draw:
-        """One of L_1..L_{T-1} (eq. 5) over its probability, in nats per image.
-
-        A step is drawn in proportion to (gamma_t - gamma_s) alpha_t, about what it contributes: drawn evenly, the few steps
-        next to the data, which hold most of the bound, would be most of its noise.
-        """
-        steps, x = self.schedule.steps, batch.x
-        gamma = self.schedule.table[1:]
-        weights = gamma.diff() * alpha_sigma(gamma[1:])[0]
-        share = weights.cumsum(0) / weights.sum()
-        index = torch.searchsorted(share, uniform.double(), right=True).clamp(max=steps - 2) + 1  # z_s is level 1..T-1
-        t = (index.double() + 1) / steps
+        """One of L_1..L_{T-1} (eq. 5) over its probability, in nats per image."""
+        x = batch.x
+        index, weight, weights = discrete.draw_term(self.schedule, uniform)  # z_s is level 1..T-1
+        s, t = index.double() / self.schedule.steps, (index.double() + 1) / self.schedule.steps
         z = diffuse(x, self.schedule.gamma(t), rng.normal(tuple(x.shape), "diffusion"))
-        model = self._reverse(z, index.double() / steps, t, *self._output(z, self.schedule.gamma(t), batch.y), clip=1.0)
-        return Draw(self._term(x, z, index, model) * weights.sum() / weights[index - 1], t)
+        model = self._reverse(z, s, t, *self._output(z, self.schedule.gamma(t), batch.y), clip=1.0)
+        return Draw(self._term(x, z, index, model) * weights / weight, t)
 
     def _draw(self, count: int, rng: Random) -> tuple[Tensor, Tensor]:
         """Steps 0..T-1 and the weights of their losses, each (B,)."""
@@ -140,38 +141,11 @@ class Model(Trainable, Generative, Bounded):
         return prediction, variance
 
     def _reverse(self, z: Tensor, s: Tensor, t: Tensor, output: Tensor, variance: Tensor | None, clip: float | None) -> Reverse:
-        """p(z_s | z_t) whose std, where s is the data, is the decoder's: the posterior's std one step later, which is not 0."""
-        gamma_s, gamma_t = self.schedule.gamma(s), self.schedule.gamma(t)
-        x_hat = to_x(self.config.prediction, output, z, gamma_t)
-        made = kernel(x_hat if clip is None else x_hat.clamp(-clip, clip), z, gamma_s, gamma_t)
-        later = self.schedule.gamma((2 * t - s).clamp(max=1))
-        small = torch.where(s > 0, posterior_std(gamma_s, gamma_t), posterior_std(gamma_t, later))
-        large = transition_std(gamma_s, gamma_t)
-        if self.config.variance == "small":
-            std = per_image(small, z).expand_as(z)
-        elif self.config.variance == "large":
-            std = per_image(torch.where(s > 0, large, small), z).expand_as(z)
-        else:
-            assert variance is not None
-            share = (variance + 1) / 2  # not squashed: the paper lets it leave [0, 1]
-            std = torch.exp(share * per_image(large.log(), z) + (1 - share) * per_image(small.log(), z))
-        return Reverse(made.mean, std, made.x_hat, made.eps_hat)
+        x_hat = to_x(self.config.prediction, output, z, self.schedule.gamma(t))
+        return discrete.reverse(self.schedule, self.config.variance, x_hat, variance, z, s, t, clip)
 
     def _term(self, x: Tensor, z: Tensor, index: Tensor, model: Reverse) -> Tensor:
-        """L_index in nats per image, (B,): the decoder's log-likelihood where z_s is the data, a KL elsewhere."""
-        assert self.spec.levels is not None, "bits/dim needs discrete data"
-        steps = self.schedule.steps
-        gamma_s, gamma_t = self.schedule.gamma(index.double() / steps), self.schedule.gamma((index.double() + 1) / steps)
-        true = kernel(x, z, gamma_s, gamma_t)
-        log_std = model.std.double().log()
-        # Rows whose z_s is the data have no posterior variance; any finite value does, as their KL is not used.
-        log_variance = 2 * torch.where(index > 0, posterior_std(gamma_s, gamma_t), 1.0).log()
-        nats = sum_image(gaussian_kl(true.mean.double(), per_image(log_variance, x.double()), model.mean.double(), 2 * log_std))
-        first = index == 0
-        if bool(first.any()):  # few rows of a training batch, and dear ones
-            decoder = discretised_gaussian(x[first], model.mean[first], log_std[first], 1 / self.spec.levels)
-            nats = nats.index_put((first,), -sum_image(decoder))
-        return nats
+        return discrete.bound_term(self.schedule, self.spec.levels, x, z, index, model)
 
 
 def build(config: Config, spec: DataSpec) -> Model:

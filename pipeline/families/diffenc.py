@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
@@ -26,6 +26,7 @@ from pipeline.diffusion.prediction import target, to_x
 from pipeline.diffusion.times import stratified
 from pipeline.networks.choice import Network
 from pipeline.networks.encoder import EncoderConfig
+from pipeline.networks.guidance import drop_labels, guided
 from pipeline.networks.unet import UNetConfig
 from pipeline.roles import Batch, Bounded, DataSpec, Draw, Ends, Generative, Loss, Posterior, Random, Stepwise, Trainable
 
@@ -39,6 +40,7 @@ class Config(Block):
     dropout_masks: Literal["shared", "separate"] = "shared"
     network: Network = UNetConfig()
     labels: bool = False
+    label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
     @model_validator(mode="after")
     def _encoder_where_needed(self) -> Config:
@@ -61,6 +63,9 @@ class Encoded:
 
 
 class Model(Trainable, Generative, Bounded, Stepwise):
+    # What is noised moves with the noise level, so the flow has a further term that solvers do not know.
+    solvable: ClassVar[bool] = False
+
     def __init__(self, config: Config, spec: DataSpec) -> None:
         super().__init__()
         self.config, self.spec = config, spec
@@ -76,6 +81,8 @@ class Model(Trainable, Generative, Bounded, Stepwise):
 
         With fixed end points the reconstruction depends on the encoder through sigma_0^2, about 1e-6, only.
         """
+        if self.training and self.config.labels:
+            batch = drop_labels(batch, self.config.label_dropout, self.spec, rng)
         nats = {"diffusion": self.diffusion(batch, stratified(len(batch.x), rng), rng).nats}
         if self.schedule.learned:
             ends = self.ends(batch, rng)
@@ -105,6 +112,9 @@ class Model(Trainable, Generative, Bounded, Stepwise):
         true = kernel(at_t, z, gamma_s, gamma_t)
         alpha_s, _ = alpha_sigma(gamma_s)
         return Posterior(z, true.mean + per_image(alpha_s, z) * (at_s - at_t), true.std)
+
+    def guide(self, strength: float) -> None:
+        self.network = guided(self.network, strength, self.config.label_dropout, self.spec)
 
     def ends(self, batch: Batch, rng: Random) -> Ends:
         """Prior and reconstruction terms of the encoded image; the decoder names the codes of the image itself."""

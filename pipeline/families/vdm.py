@@ -21,6 +21,7 @@ from pipeline.diffusion.logsnr import Continuous
 from pipeline.diffusion.prediction import Prediction, target, to_x
 from pipeline.diffusion.times import stratified
 from pipeline.networks.choice import Network
+from pipeline.networks.guidance import drop_labels, guided
 from pipeline.networks.unet import UNetConfig
 from pipeline.roles import Batch, Bounded, DataSpec, Draw, Ends, Generative, Loss, Posterior, Random, Stepwise, Trainable
 
@@ -33,6 +34,7 @@ class Config(Block):
     steps: Annotated[int, Field(ge=1)] | None = None
     network: Network = UNetConfig()
     labels: bool = False
+    label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 
 class Model(Trainable, Generative, Bounded, Stepwise):
@@ -47,6 +49,8 @@ class Model(Trainable, Generative, Bounded, Stepwise):
 
     def loss(self, player: str, batch: Batch, step: int, rng: Random) -> Loss:
         """In bits/dim. With fixed end points the prior and reconstruction terms do not depend on weights and are left out."""
+        if self.training and self.config.labels:
+            batch = drop_labels(batch, self.config.label_dropout, self.spec, rng)
         nats = {"diffusion": self.diffusion(batch, stratified(len(batch.x), rng), rng).nats}
         if self.schedule.learned:
             ends = self.ends(batch, rng)
@@ -59,6 +63,9 @@ class Model(Trainable, Generative, Bounded, Stepwise):
         gamma_s, gamma_t = self.schedule.gamma(s), self.schedule.gamma(t)
         x_hat = to_x(self.config.prediction, self._output(z_t, gamma_t, y), z_t, gamma_t)
         return kernel(x_hat if clip is None else x_hat.clamp(-clip, clip), z_t, gamma_s, gamma_t)
+
+    def guide(self, strength: float) -> None:
+        self.network = guided(self.network, strength, self.config.label_dropout, self.spec)
 
     def posterior(self, batch: Batch, s: Tensor, t: Tensor, rng: Random) -> Posterior:
         gamma_s, gamma_t = self.schedule.gamma(s), self.schedule.gamma(t)

@@ -35,6 +35,15 @@ class ConvNet(nn.Module):
         h = self.body(x.contiguous(memory_format=torch.channels_last)).mean((2, 3))
         return F.relu(self.hidden(self.dropout(h))).float()
 
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """After each width: (B, width, H / 2^l, W / 2^l)."""
+        h, found = x.contiguous(memory_format=torch.channels_last), []
+        for index, layer in enumerate(self.body, start=1):
+            h = layer(h)
+            if index % 6 == 0:  # two convolutions, each with its norm and SiLU
+                found.append(h)
+        return found
+
     def logits(self, features: Tensor) -> Tensor:
         return self.head(features).float()
 

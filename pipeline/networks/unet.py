@@ -54,7 +54,7 @@ class UNet(nn.Module):
             Sinusoid(config.embedding), nn.Linear(config.embedding, 2 * config.embedding), nn.SiLU(),
             nn.Linear(2 * config.embedding, 2 * config.embedding), nn.SiLU(),
         )  # fmt: skip
-        self.labels = nn.Embedding(spec.classes, 2 * config.embedding) if labels else None
+        self.labels = nn.Embedding(spec.classes + 1, 2 * config.embedding) if labels else None
         wide = 2 * config.embedding
         self.stem = nn.Conv2d(channels * (1 + 2 * len(self.octaves)), widths[0], 3, padding=1)
         self.down = nn.ModuleList()

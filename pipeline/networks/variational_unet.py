@@ -94,7 +94,7 @@ class VariationalUNet(nn.Module):
         channels, width = spec.shape[0], config.width
         self.octaves = config.fourier
         self.conditioning = Conditioning(width)
-        self.labels = nn.Embedding(spec.classes, 4 * width) if labels else None
+        self.labels = nn.Embedding(spec.classes + 1, 4 * width) if labels else None
         self.stem = lecun(nn.Conv2d(channels * (1 + 2 * len(self.octaves)), width, 3, padding=1))
         self.down = nn.ModuleList([ResidualBlock(width, width, 4 * width, config.dropout) for _ in range(config.blocks)])
         self.middle1 = ResidualBlock(width, width, 4 * width, config.dropout)

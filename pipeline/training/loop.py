@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,11 +40,12 @@ class State:
         self.model, self.step = model, 0
         self.average = ema.Average(model)
         self.clipped = dict.fromkeys(model.players(), 0)
+        self.ailing: tuple[str, int] | None = None  # a symptom, and for how many steps on end
         on_gpu = any(parameter.is_cuda for parameter in model.parameters())
         self.optimisers = {
             player: torch.optim.AdamW(
                 parameter_groups(owned, settings.weight_decay),
-                lr=settings.learning_rate,
+                lr=base_rate(player, settings),
                 betas=settings.betas,
                 fused=True if not on_gpu or torch.cuda.is_available() else None,
             )
@@ -58,7 +61,13 @@ class State:
                 named |= {f"optimiser.{player}.{index}.{name}": value for name, value in state.items()}
         return named
 
-    def load(self, tensors: Mapping[str, Tensor], step: int, clipped: Mapping[str, int]) -> None:
+    def record(self) -> dict[str, Any]:
+        """The rest of it, as JSON has it."""
+        return {"step": self.step, "clipped": self.clipped, "ailing": self.ailing}
+
+    def load(self, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+        """From `tensors()` and `record()`."""
+
         def under(prefix: str) -> dict[str, Tensor]:
             return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
@@ -75,7 +84,8 @@ class State:
                 for name, value in moments.items():
                     if value.shape == parameter.shape:
                         moments[name] = torch.empty_like(parameter).copy_(value)
-        self.step, self.clipped = step, dict(clipped)
+        self.step, self.clipped = record["step"], dict(record["clipped"])
+        self.ailing = None if record["ailing"] is None else (record["ailing"][0], record["ailing"][1])
 
 
 def parameter_groups(owned: nn.Module, weight_decay: float) -> list[dict[str, object]]:
@@ -87,46 +97,83 @@ def parameter_groups(owned: nn.Module, weight_decay: float) -> list[dict[str, ob
     return [*groups, {"params": plain, "weight_decay": 0.0}] if plain else groups
 
 
-def learning_rate(step: int, settings: config.Training) -> float:
-    """At step 1..steps: linear warm-up, constant, then linear decay to zero over the last `decay_fraction`."""
+def base_rate(player: str, settings: config.Training) -> float:
+    """The learning rate that `player` has between warm-up and decay."""
+    own = settings.players.get(player)
+    return settings.learning_rate if own is None or own.learning_rate is None else own.learning_rate
+
+
+def clip_norm(player: str, settings: config.Training) -> float | None:
+    """The norm that the gradient of `player` is clipped to; None: it is not."""
+    own = settings.players.get(player)
+    return settings.clip_norm if own is None or own.clip_norm is None else own.clip_norm
+
+
+def rate_factor(step: int, settings: config.Training) -> float:
+    """At step 1..steps: linear warm-up to 1, constant, then linear decay to zero over the last `decay_fraction`."""
     warm = min(1.0, step / settings.warmup) if settings.warmup else 1.0
     decay_steps = settings.decay_fraction * settings.steps
     cool = min(1.0, (settings.steps - step + 1) / decay_steps) if decay_steps >= 1 else 1.0
-    return settings.learning_rate * min(warm, cool)
+    return min(warm, cool)
+
+
+@contextlib.contextmanager
+def only(model: nn.Module, owned: nn.Module) -> Iterator[None]:
+    """Within it only the parameters of `owned` require gradients: what a player plays against costs no backward pass."""
+    mine = set(owned.parameters())
+    others = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter not in mine]
+    for parameter in others:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)
 
 
 def fit(data: Split, state: State, settings: config.Training, seed: int, where: torch.device) -> Iterator[Report]:
-    """Trains from state.step to settings.steps; yields after every step. Raises TrainingFailed on a non-finite gradient."""
+    """Trains from state.step to settings.steps; yields after every step.
+
+    Raises TrainingFailed on a gradient that is not finite, before it moves anything, and on a model that has been ailing for
+    `settings.patience` steps on end.
+    """
     model = state.model
     cast = device.precision(settings.precision, where)
     model.train()
     while state.step < settings.steps:
         step = state.step + 1
-        rate = learning_rate(step, settings)
+        factor = rate_factor(step, settings)
         batch = data.rows(training_rows(len(data), settings.batch, state.step, seed), where)
         parts: dict[str, float] = {}
         norms: dict[str, float] = {}
         for player, owned in model.players().items():
             optimiser = state.optimisers[player]
             for group in optimiser.param_groups:
-                group["lr"] = rate
+                group["lr"] = factor * base_rate(player, settings)
             torch.manual_seed(key(seed, step, player, "dropout"))  # layers draw from the global generator
-            with device.autocast(cast, where):
-                loss = model.loss(player, batch, step, KeyedRandom(seed, step, where))
-            optimiser.zero_grad(set_to_none=True)
-            loss.total.mean().backward()  # type: ignore[no-untyped-call]
-            norm = float(nn.utils.clip_grad_norm_(owned.parameters(), settings.clip_norm or math.inf))
+            limit = clip_norm(player, settings)
+            with only(model, owned):
+                with device.autocast(cast, where):
+                    loss = model.loss(player, batch, step, KeyedRandom(seed, step, where))
+                optimiser.zero_grad(set_to_none=True)
+                loss.total.mean().backward()  # type: ignore[no-untyped-call]
+            norm = float(nn.utils.clip_grad_norm_(owned.parameters(), limit or math.inf))
             if not math.isfinite(norm):
                 raise TrainingFailed(
                     f"the gradient of {player} is not finite at step {step}; try a lower training.learning_rate"
                 )
-            state.clipped[player] += settings.clip_norm is not None and norm > settings.clip_norm
+            state.clipped[player] += limit is not None and norm > limit
             optimiser.step()
             norms[player] = norm
             parts |= {f"{player}/{name}": float(value.detach().mean()) for name, value in loss.parts.items()}
         state.average.update(model, ema.decay(step, settings.ema_fraction, settings.ema_longest))
         state.step = step
-        yield Report(step, parts, norms, rate)
+        symptom = model.ailing(parts)
+        lasted = 1 + (state.ailing[1] if state.ailing is not None and state.ailing[0] == symptom else 0)
+        state.ailing = None if symptom is None else (symptom, lasted)
+        if symptom is not None and lasted >= settings.patience:
+            raise TrainingFailed(f"{symptom}, for {lasted} steps on end, up to step {step}")
+        yield Report(step, parts, norms, factor * settings.learning_rate)
 
 
 @torch.no_grad()

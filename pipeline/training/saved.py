@@ -41,7 +41,8 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Saved:
     if not weights.is_file():
         raise ValueError(f"{weights} does not exist; train it first: dvc repro")
     described = artifacts.read_json(folder / "config.json")
-    run = config.read_block(config.Run, described["run"], str(folder / "config.json"))
+    kind = config.Codec if "encode" in described["run"] else config.Run
+    run = config.read_block(kind, described["run"], str(folder / "config.json"))
     table = folder / "variance.json"
     variances = artifacts.read_json(table) if table.is_file() else {}
     shape = described["data"]["shape"]

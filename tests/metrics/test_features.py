@@ -25,6 +25,9 @@ class Corners(nn.Module, Classifying):
     def features(self, x: Tensor) -> Tensor:
         return self.norm(x).flatten(1)[:, :2]
 
+    def maps(self, x: Tensor) -> list[Tensor]:
+        return [x]
+
     def logits(self, features: Tensor) -> Tensor:
         return torch.cat([features, features.sum(1, keepdim=True)], 1)
 

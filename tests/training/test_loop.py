@@ -144,7 +144,7 @@ def test_gradient_that_is_not_finite_ends_training(split: Split) -> None:
 
 def test_learning_rate_warms_up_stays_and_falls() -> None:
     cfg = settings(steps=100, learning_rate=2.0, warmup=10, decay_fraction=0.25)
-    rates = [loop.learning_rate(step, cfg) for step in range(1, 101)]
+    rates = [2.0 * loop.rate_factor(step, cfg) for step in range(1, 101)]
     assert rates[:10] == pytest.approx([0.2 * step for step in range(1, 11)])
     assert rates[10:75] == pytest.approx([2.0] * 65)
     # 25 steps down, of which the first is still whole and the last one is not nothing.
@@ -153,7 +153,7 @@ def test_learning_rate_warms_up_stays_and_falls() -> None:
 
 def test_learning_rate_without_warmup_and_decay_is_constant() -> None:
     cfg = settings(steps=20, learning_rate=0.5, warmup=0, decay_fraction=0.0)
-    assert {loop.learning_rate(step, cfg) for step in range(1, 21)} == {0.5}
+    assert {loop.rate_factor(step, cfg) for step in range(1, 21)} == {1.0}
 
 
 def test_weight_decay_is_for_matrices_and_kernels() -> None:
@@ -199,7 +199,7 @@ def test_checkpointed_state_goes_on_as_if_nothing_had_happened(split: Split) -> 
         if report.step == 5:
             break
     tensors = {name: value.clone() for name, value in first.tensors().items()}
-    second.load(tensors, first.step, first.clipped)
+    second.load(tensors, first.record())
     list(loop.fit(split, second, cfg, seed=0, where=CPU))
     expected, found = whole.tensors(), second.tensors()
     assert expected.keys() == found.keys()
@@ -226,7 +226,7 @@ def test_loaded_moments_lie_in_memory_as_the_weights_do() -> None:
             for parameter in group["params"]:
                 parameter.grad = torch.ones_like(parameter)
         optimiser.step()
-    new.load({name: value.contiguous() for name, value in old.tensors().items()}, 1, old.clipped)
+    new.load({name: value.contiguous() for name, value in old.tensors().items()}, old.record())
     channels_last = 0
     for optimiser in new.optimisers.values():
         assert len(optimiser.state) == sum(len(group["params"]) for group in optimiser.param_groups)

@@ -1,0 +1,76 @@
+"""Classifier-free guidance against its formula, and that a class can be left out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.networks.guidance import Guided, drop_labels, guided
+from pipeline.networks.unet import UNetConfig
+from pipeline.networks.variational_unet import VariationalUNetConfig
+from pipeline.roles import Batch, DataSpec
+from pipeline.training.random import KeyedRandom
+
+SPEC = DataSpec((1, 4, 4), 256, 3)
+
+
+class Says(nn.Module):
+    """Two channels: z plus the class, and the class squared plus the noise level."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def forward(self, z: Tensor, level: Tensor, y: Tensor | None = None) -> Tensor:
+        assert y is not None
+        self.sizes.append(len(z))
+        column = y.float()[:, None, None, None]
+        return torch.cat([z + column, column.expand_as(z) ** 2 + level[:, None, None, None]], 1)
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.0, 2.5])
+def test_formula(strength: float) -> None:
+    """Class 1 against none, which is class 3: the prediction moves from z + 3 towards z + 1 and beyond; the rest stays."""
+    says = Says()
+    z, level = torch.randn(5, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.linspace(0, 1, 5)
+    found = Guided(says, strength, 1, SPEC)(z, level, torch.ones(5, dtype=torch.int64))
+    torch.testing.assert_close(found[:, :1], z + 3 + strength * (1 - 3))
+    torch.testing.assert_close(found[:, 1:], 1 + level[:, None, None, None].expand(5, 1, 4, 4))
+    assert says.sizes == [10], "both in one batch"
+
+
+@pytest.mark.parametrize(
+    "config", [UNetConfig(widths=(16,), embedding=8), VariationalUNetConfig(kind="variational-unet", width=32, blocks=1)]
+)
+def test_networks_know_a_class_for_none(config: UNetConfig | VariationalUNetConfig) -> None:
+    torch.manual_seed(0)
+    network = config.build(SPEC, 1, True).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    z, level = torch.randn(1, 1, 4, 4), torch.tensor([0.5])
+    said = [network(z, level, torch.tensor([label])) for label in range(4)]
+    assert all(not said[i].equal(said[j]) for i in range(4) for j in range(i))
+    with pytest.raises(IndexError):
+        network(z, level, torch.tensor([4]))
+
+
+def test_share_of_dropped_labels() -> None:
+    """About a fifth becomes none, keyed by the step; images are left alone."""
+    y = torch.arange(3).repeat(2000)
+    batch = Batch(torch.zeros(6000, 1), y)
+    found, again, other = (drop_labels(batch, 0.2, SPEC, KeyedRandom(0, step)) for step in (1, 1, 2))
+    dropped = found.y == 3
+    assert 0.18 < float(dropped.float().mean()) < 0.22
+    assert found.y[~dropped].equal(y[~dropped])
+    assert found.y.equal(again.y)
+    assert not found.y.equal(other.y)
+    assert found.x is batch.x
+    assert drop_labels(batch, 0.0, SPEC, KeyedRandom(0, 1)).y.equal(y)
+
+
+def test_network_that_always_saw_the_class_cannot_be_guided() -> None:
+    with pytest.raises(ValueError, match=r"^guidance is 2\.0; allowed for a run with label_dropout: 0.*: 1 or null$"):
+        guided(Says(), 2.0, 0.0, SPEC)
+    assert guided(Says(), 1.0, 0.0, SPEC).guided == 1

@@ -1,0 +1,131 @@
+"""Players of one training: what is whose, and how a training ends that has gone wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pipeline import artifacts, config
+from pipeline.roles import Batch, Loss, Random, Trainable
+from pipeline.training import loop
+from pipeline.training.data import Split
+
+CPU = torch.device("cpu")
+
+
+class Scalar(nn.Module):
+    """One weight."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([[value]]))
+
+
+class Game(Trainable):
+    """`push` walks away from `pull` as `pull` follows; a frozen weight takes part in both losses."""
+
+    player_names = ("push", "pull")
+
+    def __init__(self, sick: tuple[range, str] = (range(0), "")) -> None:
+        super().__init__()
+        self.push, self.pull, self.sick = Scalar(1.0), Scalar(-1.0), sick
+        self.frozen = nn.Parameter(torch.ones(1, 1), requires_grad=False)
+        self.step = 0
+        self.required: list[tuple[str, bool, bool, bool]] = []
+
+    def players(self) -> Mapping[str, nn.Module]:
+        return {"push": self.push, "pull": self.pull}
+
+    def loss(self, player: str, batch: Batch, step: int, rng: Random) -> Loss:
+        weights = self.push.weight, self.pull.weight, self.frozen
+        self.required.append((player, *(weight.requires_grad for weight in weights)))  # type: ignore[arg-type]
+        distance = self.frozen * (self.push.weight - self.pull.weight)
+        value = (-distance if player == "push" else distance**2).expand(len(batch.x), 1)[:, 0]
+        self.step = step
+        return Loss(value, {"value": value})
+
+    def ailing(self, parts: Mapping[str, float]) -> str | None:
+        assert set(parts) == {"push/value", "pull/value"}
+        steps, symptom = self.sick
+        return symptom if self.step in steps else None
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
+    images = np.zeros((20, 1, 2, 2), np.uint8)
+    folder = tmp_path_factory.mktemp("data")
+    made = artifacts.write_data(folder, {"train": (images, np.zeros(20, np.int64))}, levels=17, classes=1, extra={})
+    return Split(made, "train")
+
+
+def settings(**values: object) -> config.Training:
+    plain = {"steps": 10, "batch": 4, "learning_rate": 0.1, "warmup": 0, "decay_fraction": 0.0, "clip_norm": None}
+    return config.read_block(config.Training, {**plain, **values}, "training")  # type: ignore[no-any-return]
+
+
+def test_a_players_loss_costs_nobody_else_a_gradient(split: Split) -> None:
+    """While one moves, the weights of the other take no gradient; afterwards all is as it was, the frozen weight too."""
+    model, cfg = Game(), settings(steps=2)
+    list(loop.fit(split, loop.State(model, cfg), cfg, seed=0, where=CPU))
+    assert model.required == [("push", True, False, False), ("pull", False, True, False)] * 2
+    assert [parameter.requires_grad for parameter in (model.push.weight, model.pull.weight, model.frozen)] == [
+        True,
+        True,
+        False,
+    ]
+
+
+def test_each_player_has_its_own_rate(split: Split) -> None:
+    """AdamW's first step is the learning rate, whatever the gradient."""
+    model, cfg = Game(), settings(steps=1, players={"pull": {"learning_rate": 0.4}})
+    report = next(loop.fit(split, loop.State(model, cfg), cfg, seed=0, where=CPU))
+    assert model.push.weight.item() == pytest.approx(1.1, abs=1e-6)
+    assert model.pull.weight.item() == pytest.approx(-0.6, abs=1e-6)
+    assert report.learning_rate == pytest.approx(0.1)
+
+
+def test_each_player_has_its_own_clipping(split: Split) -> None:
+    """The gradient of push is 1 and that of pull -4.2 in size; only pull is clipped, to half."""
+    model, cfg = Game(), settings(steps=1, clip_norm=2.0, players={"pull": {"clip_norm": 0.5}})
+    state = loop.State(model, cfg)
+    next(loop.fit(split, state, cfg, seed=0, where=CPU))
+    first = {name: state.optimisers[name].state[getattr(model, name).weight]["exp_avg"].item() for name in ("push", "pull")}
+    assert first["push"] == pytest.approx(0.1 * -1.0, rel=1e-4)
+    assert first["pull"] == pytest.approx(0.1 * -0.5, rel=1e-4)
+    assert state.clipped == {"push": 0, "pull": 1}
+
+
+def test_a_lasting_symptom_ends_training(split: Split) -> None:
+    model, cfg = Game((range(3, 100), "pull has lost")), settings(patience=4)
+    state = loop.State(model, cfg)
+    steps = loop.fit(split, state, cfg, seed=0, where=CPU)
+    assert [next(steps).step for _ in range(5)] == [1, 2, 3, 4, 5]
+    assert state.ailing == ("pull has lost", 3)
+    with pytest.raises(loop.TrainingFailed, match=r"^pull has lost, for 4 steps on end, up to step 6$"):
+        next(steps)
+
+
+def test_a_symptom_that_passes_ends_nothing(split: Split) -> None:
+    class Moody(Game):
+        def ailing(self, parts: Mapping[str, float]) -> str | None:
+            return None if self.step % 4 == 0 else "poor" if self.step % 4 == 1 else "worse"
+
+    cfg = settings(patience=3)
+    assert len(list(loop.fit(split, loop.State(Moody(), cfg), cfg, seed=0, where=CPU))) == 10
+
+
+def test_a_symptom_is_remembered_across_a_checkpoint(split: Split) -> None:
+    """Or a training that is killed often enough would never end."""
+    cfg = settings(patience=4)
+    first = loop.State(Game((range(3, 100), "pull has lost")), cfg)
+    for report in loop.fit(split, first, cfg, seed=0, where=CPU):
+        if report.step == 4:
+            break
+    second = loop.State(Game((range(3, 100), "pull has lost")), cfg)
+    second.load({name: value.clone() for name, value in first.tensors().items()}, first.record())
+    with pytest.raises(loop.TrainingFailed, match="for 4 steps on end, up to step 6"):
+        list(loop.fit(split, second, cfg, seed=0, where=CPU))
