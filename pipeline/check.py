@@ -2,16 +2,150 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 from pipeline import artifacts, config, stage
+from pipeline.sentences import listed, unknown
 
 
 def run(params: Path, out: Path) -> None:
     """Raises ValueError with one sentence, or writes `out`, which never changes: no stage runs again because of it."""
-    config.check(config.load(params))
+    check(config.load(params))
     artifacts.write_text(out, "every block of the parameter file reads\n")
+
+
+def check(params: config.Params) -> None:
+    """Reads every block that belongs to a module: families, data set, samplers. Imports torch."""
+    config.read_block(config.dataset_module(params.data).Config, params.data.source, "data.source")
+    models = {
+        name: _trainable(run, params, f"{role}.{name}")
+        for role, block in (("extractors", params.extractors), ("codecs", params.codecs), ("runs", params.runs))
+        for name, run in block.items()
+    }
+    _roles(params, models)
+    for name in params.combined:
+        models[name] = _combined(params, name)
+    for name, sample in params.samples.items():
+        try:
+            _sample(params, name, sample, models)
+        except ValueError as error:
+            message = str(error)
+            raise ValueError(message if message.startswith("samples.") else f"samples.{name}: {message}") from None
+
+
+def _trainable(run: config.Run, params: config.Params, key: str) -> Any:
+    """The family's own reading of `run.model`, once everything that can be said before training has been checked."""
+    module = config.family_module(run)
+    model = config.read_block(module.Config, run.model, f"{key}.model")
+    for player in run.training.players:
+        if player not in module.Model.player_names:
+            raise unknown(f"{key}.training.players", player, list(module.Model.player_names))
+    if hasattr(model, "check_training"):
+        try:
+            model.check_training(run.training)
+        except ValueError as error:
+            raise ValueError(f"{key}.{error}") from None
+    extractor = getattr(model, "extractor", None)
+    if extractor is not None and extractor not in params.extractors:
+        raise unknown(f"{key}.model: extractor", extractor, list(params.extractors))
+    return model
+
+
+def _combined(params: config.Params, name: str) -> Any:
+    """The model block of what combined.NAME comes to."""
+    from pipeline.families import daed
+    from pipeline.joined import joined
+
+    return config.read_block(daed.Config, joined(params, name).model, f"combined.{name}")
+
+
+def _roles(params: config.Params, models: dict[str, Any]) -> None:
+    """Every block asks of a family only what it can do."""
+    from pipeline import roles
+
+    def families(role: type) -> list[str]:
+        modules = {name: importlib.import_module(f"pipeline.families.{name}") for name in config.families()}
+        return [name for name, module in modules.items() if issubclass(module.Model, role)]
+
+    def model_of(run: config.Run) -> type:
+        found: type = config.family_module(run).Model
+        return found
+
+    for name, extractor in params.extractors.items():
+        if not issubclass(model_of(extractor), roles.Classifying):
+            raise ValueError(
+                f"extractors.{name}.family is {extractor.family!r}, which has no features; allowed: "
+                f"{listed(families(roles.Classifying))}"
+            )
+    for name, codec in params.codecs.items():
+        if not issubclass(model_of(codec), roles.Codec):
+            raise ValueError(
+                f"codecs.{name}.family is {codec.family!r}, which encodes nothing; allowed: {listed(families(roles.Codec))}"
+            )
+    for name, run in params.runs.items():
+        if issubclass(model_of(run), roles.Codec | roles.Classifying):
+            raise ValueError(
+                f"runs.{name}.family is {run.family!r}, which generates nothing; allowed: {listed(families(roles.Generative))}"
+            )
+        if run.depths and not issubclass(model_of(run), roles.Stepwise):
+            raise ValueError(f"runs.{name}.depths is given, but the family {run.family} has a fixed number of steps; remove it")
+        latent = config.latents_of(run.data) is not None
+        if latent and (name in params.bounds or name in params.depths):
+            raise ValueError(
+                f"bounds and depths may not name {name}, whose data {run.data} are latents: bits/dim needs discrete data"
+            )
+    for name in params.bounds:
+        family = params.family(name)
+        if not issubclass(config.family_module(params.runs[name]).Model, roles.Bounded):
+            raise ValueError(f"bounds.{name} asks for bits/dim of the family {family}, which has no bound; remove it")
+        if hasattr(models[name], "check_sampling"):
+            _said(f"bounds.{name}", models[name].check_sampling)
+
+
+def _sample(params: config.Params, name: str, sample: config.Sample, models: dict[str, Any]) -> None:
+    """The sampler fits the run: its grid of steps, its needs, guidance and clipping."""
+    from pipeline.diffusion.sampler import Sampler
+
+    key = f"samples.{name}"
+    sampler = config.read_block(Sampler, sample.sampler, f"{key}.sampler")
+    family, data = params.family(sample.run), params.data_of(sample.run)
+    model, depths = models[sample.run], params.runs[sample.run].depths if sample.run in params.runs else ()
+    if hasattr(model, "check_sampling"):
+        _said(f"{key}.run is {sample.run!r}:", model.check_sampling)
+    model.schedule.build().times(sample.steps, sampler.spacing)
+    if sampler.solver and not importlib.import_module(f"pipeline.families.{family}").Model.solvable:
+        raise ValueError(
+            f"{key}.sampler.kind is {sampler.kind!r}; allowed for the family {family}, whose x_hat is not the mean of one "
+            "fixed x: samplers that are no solvers of the probability flow, such as 'ancestral'"
+        )
+    if getattr(sampler, "variance", "model") == "optimal" and sample.steps not in depths:
+        raise ValueError(
+            f"{key}.steps is {sample.steps}; allowed with variance: optimal are the depths whose variances "
+            f"are stored with the model, runs.{sample.run}.depths: {listed(depths) or 'none'}"
+        )
+    if sampler.clip and config.latents_of(data) is not None:
+        raise ValueError(f"{key}.sampler.clip is true; allowed for {data}, as latents have no range to clip to: false")
+    if sample.guidance is None:
+        return
+    if not getattr(model, "labels", False):
+        allowed = "null, as the run is trained without labels"
+    elif not hasattr(model, "label_dropout"):
+        allowed = f"null, as x_hat of the family {family} is no mean to guide"
+    elif model.label_dropout == 0 and sample.guidance != 1:
+        allowed = "1 or null, as the run's label_dropout of 0 shows it no image without a class"
+    else:
+        return
+    raise ValueError(f"{key}.guidance is {sample.guidance}; allowed for the run {sample.run!r}: {allowed}")
+
+
+def _said(prefix: str, refuse: Any) -> None:
+    try:
+        refuse()
+    except ValueError as error:
+        raise ValueError(f"{prefix} {error}") from None
 
 
 def main(argv: list[str] | None = None) -> int:

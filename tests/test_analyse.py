@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline import analyse, artifacts, config, prepare, train
+from pipeline import analyse, artifacts, check, config, prepare, train
 
 PROFILE = Path(__file__).parent / "profiles" / "tiny.yaml"
 LOGSNR = {"kind": "linear-logsnr", "gamma_min": -6.0, "gamma_max": 4.0}
@@ -39,7 +39,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "diffenc": block(encoder={"widths": [16], "patch": 2}),
         "diffenc-nt": block(kind="non-trainable"),
     }
-    params["bounds"], params["samples"] = {}, {}
+    params["bounds"], params["samples"], params["combined"] = {}, {}, {}
     params["depths"] = {run: {"images": 30, "times": 4, "samples": 40} for run in params["runs"]}
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
@@ -150,7 +150,7 @@ def test_depths_of_a_chain_of_fixed_length_are_refused(project: Path, tmp_path: 
     model = {"schedule": {"kind": "cosine-beta", "steps": 5}, "network": NETWORK}
     edited(tmp_path, lambda params: params["runs"].update(vdm={**block(), "family": "ddpm", "model": model}))
     with pytest.raises(ValueError, match=r"runs\.vdm\.depths is given, but the family ddpm has a fixed number of steps"):
-        config.check(config.load(file))
+        check.check(config.load(file))
 
 
 def test_samples_with_variances_that_nobody_estimated_are_refused(project: Path, tmp_path: Path) -> None:
@@ -161,9 +161,9 @@ def test_samples_with_variances_that_nobody_estimated_are_refused(project: Path,
         edited(tmp_path, lambda params, sample=sample: params["samples"].update(one=sample))
         params = config.load(tmp_path / "params.yaml")
         if allowed:
-            config.check(params)
+            check.check(params)
         else:
             with pytest.raises(
                 ValueError, match=r"samples\.one\.steps is 7; allowed with .*variance: optimal .* runs\.vdm\.depths: "
             ):
-                config.check(params)
+                check.check(params)

@@ -35,7 +35,7 @@ def diffusion(
     variances: (steps,) sigma_P^2, first that of the step from t = 1; offset: (B,) uniform in [0, 1). Both choices are
     measured at the same draws, so their difference has less noise than either.
     """
-    times = model.schedule.times(steps, "uniform").to(batch.x.device)
+    times = model.schedule.times(steps, "trailing").to(batch.x.device)
     taken = min(steps, draws)
     dimensions = batch.x[0].numel()
     sums = torch.zeros(2, len(batch.x), dtype=torch.float64, device=batch.x.device)

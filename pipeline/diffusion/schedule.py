@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.block import Block
 
-Spacing = Literal["uniform", "respaced"]
+Spacing = Literal["trailing", "uniform", "quadratic", "respaced", "logsnr"]
 
 
 class NoiseSchedule(nn.Module, ABC):
@@ -28,7 +28,11 @@ class NoiseSchedule(nn.Module, ABC):
 
     @abstractmethod
     def times(self, steps: int, spacing: Spacing) -> Tensor:
-        """(steps + 1,) float64 from 1.0 down to 0.0. Raises ValueError for a grid that the schedule does not have."""
+        """(S + 1,) float64, falling, to 0.0: S is `steps`, or less where a grid had duplicates.
+
+        The first time is 1.0 but for `uniform` and `quadratic` steps. Raises ValueError for a grid that the schedule does not
+        have.
+        """
 
     @abstractmethod
     def input(self, gamma: Tensor) -> Tensor:
@@ -61,16 +65,37 @@ class DiscreteSchedule(NoiseSchedule):
         return self.table[index.long()]
 
     def times(self, steps: int, spacing: Spacing) -> Tensor:
-        """`uniform`: T, T - T/S, ..., 0 rounded; `respaced` (improved DDPM): S levels from T to 1 evenly, then 0."""
+        """Levels of the chain, and then the data.
+
+        `trailing`: T, T - T/S, ... rounded; `uniform` and `quadratic`: DDIM's (Song et al. 2021, appendix D.2, and its code),
+        from the data up in equal steps, or in steps whose square roots are equal up to 0.8 T; `respaced` (improved DDPM): S
+        levels from T to 1 evenly; `logsnr`: the levels nearest to S values of gamma spread evenly from level T to level 1.
+        """
         if not 1 <= steps <= self.steps:
             raise ValueError(f"steps is {steps}; allowed: 1 to {self.steps}, the number of levels of the run's schedule")
-        if spacing == "uniform":
-            index = [round(self.steps * (steps - i) / steps) for i in range(steps + 1)]
-        else:
-            stride = (self.steps - 1) / (steps - 1) if steps > 1 else 0.0
-            index = [*(round(i * stride) + 1 for i in reversed(range(steps))), 0]
-            index[0] = self.steps
-        return torch.tensor(index, dtype=torch.float64) / self.steps
+        if steps == 1 and spacing in ("uniform", "quadratic"):
+            raise ValueError(f"steps is 1; allowed with sampler.spacing {spacing!r}, which begins next to the data: 2 or more")
+        levels = sorted(set(self._levels(steps, spacing)), reverse=True)
+        return torch.tensor([*levels, 0], dtype=torch.float64) / self.steps
+
+    def _levels(self, steps: int, spacing: Spacing) -> list[int]:
+        total = self.steps
+        match spacing:
+            case "trailing":
+                return [round(total * (i + 1) / steps) for i in range(steps)]
+            case "uniform":
+                return [i * total // steps + 1 for i in range(steps)]
+            case "quadratic":
+                return [4 * total * i**2 // (5 * (steps - 1) ** 2) + 1 for i in range(steps)]
+            case "respaced":
+                stride = (total - 1) / (steps - 1) if steps > 1 else 0.0
+                return [*(round(i * stride) + 1 for i in range(steps - 1)), total]
+            case "logsnr":
+                gamma = self.table[1:].cpu()
+                wanted = torch.linspace(float(gamma[-1]), float(gamma[0]), steps, dtype=torch.float64)
+                above = torch.searchsorted(gamma, wanted).clamp(1, total - 1)
+                nearer_below = wanted - gamma[above - 1] < gamma[above] - wanted
+                return [*(torch.where(nearer_below, above - 1, above) + 1).tolist()]
 
     def input(self, gamma: Tensor) -> Tensor:
         return ((gamma - self.table[1]) / (self.table[-1] - self.table[1])).float()
@@ -103,12 +128,28 @@ class ContinuousSchedule(NoiseSchedule):
         return both
 
     def times(self, steps: int, spacing: Spacing) -> Tensor:
-        """`uniform` in t; there is no other grid."""
+        """`trailing`: equal steps in t; `logsnr`: equal steps in gamma. Grids of levels are for chains."""
         if steps < 1:
             raise ValueError(f"steps is {steps}; allowed: 1 or more")
-        if spacing != "uniform":
-            raise ValueError(f"sampler.spacing is {spacing!r}; allowed for a continuous schedule: 'uniform'")
-        return torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)
+        if spacing not in ("trailing", "logsnr"):
+            raise ValueError(f"sampler.spacing is {spacing!r}; allowed for a continuous schedule: 'logsnr', 'trailing'")
+        times = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)
+        if spacing == "logsnr":
+            times[1:-1] = self._bisect(times[1:-1])
+        return times
+
+    @torch.no_grad()
+    def _bisect(self, share: Tensor) -> Tensor:
+        """The times at which gamma has gone these shares of its way from t = 0 to t = 1; (B,) float64 -> (B,)."""
+        device = next(self.parameters(), share).device
+        first, last = self.ends(len(share), device)
+        wanted = first + (last - first) * share.to(device)
+        low, high = torch.zeros_like(wanted), torch.ones_like(wanted)
+        for _ in range(60):
+            middle = (low + high) / 2
+            below = self.gamma(middle) < wanted
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return high.to(share.device)
 
     def input(self, gamma: Tensor) -> Tensor:
         return ((gamma - self.gamma_min) / (self.gamma_max - self.gamma_min)).float()
@@ -124,6 +165,11 @@ class LinearLogSNRSchedule(ContinuousSchedule):
 def linear_betas(steps: int, first: float = 1e-4, last: float = 0.02) -> Tensor:
     """(T,) evenly from first * 1000/T to last * 1000/T (Ho et al. 2020; the scaling is Nichol and Dhariwal's)."""
     return torch.linspace(first * 1000 / steps, last * 1000 / steps, steps, dtype=torch.float64)
+
+
+def scaled_linear_betas(steps: int, first: float, last: float) -> Tensor:
+    """(T,) whose square roots are even between those of `first` and `last` (latent diffusion, Rombach et al. 2022)."""
+    return torch.linspace(first**0.5, last**0.5, steps, dtype=torch.float64) ** 2
 
 
 def cosine_betas(steps: int, offset: float = 0.008, largest: float = 0.999) -> Tensor:
@@ -160,6 +206,18 @@ class LinearBeta(Block):
 
     def build(self) -> DiscreteSchedule:
         return DiscreteSchedule(linear_betas(self.steps, self.first, self.last))
+
+
+class ScaledLinearBeta(Block):
+    """What latent diffusion's code calls "linear"; `first` and `last` are its betas at `steps`, whatever their number."""
+
+    kind: Literal["scaled-linear-beta"]
+    steps: Annotated[int, Field(ge=2)] = 1000
+    first: Annotated[float, Field(gt=0, lt=1)] = 0.0015
+    last: Annotated[float, Field(gt=0, lt=1)] = 0.0195
+
+    def build(self) -> DiscreteSchedule:
+        return DiscreteSchedule(scaled_linear_betas(self.steps, self.first, self.last))
 
 
 class CosineBeta(Block):
@@ -203,4 +261,4 @@ class LinearLogSNR(LogSNREnds):
         return LinearLogSNRSchedule(self.gamma_min, self.gamma_max)
 
 
-Discrete = Annotated[LinearBeta | CosineBeta | RandomWalk, Field(discriminator="kind")]
+Discrete = Annotated[LinearBeta | ScaledLinearBeta | CosineBeta | RandomWalk, Field(discriminator="kind")]

@@ -29,7 +29,7 @@ def estimate(
     table: dict[int, list[float]] = {}
     with Progress(sum(depth * count for depth, count in counts.items()), "evaluations", "optimal variance") as progress:
         for depth, count in counts.items():
-            times = model.schedule.times(depth, "uniform").to(where)
+            times = model.schedule.times(depth, "trailing").to(where)
             variances: list[float] = []
             for step in range(depth):
                 rows = (np.arange(count) + step * count) % len(split)

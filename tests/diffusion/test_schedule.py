@@ -106,44 +106,151 @@ def test_space_timesteps_as_printed():
     assert counted == [round(i * 999 / 49) for i in range(50)]
 
 
+def counted(spacing, steps):
+    """Code indices of a grid on 1000 levels, which count from 0, from the data up and without it."""
+    times = DiscreteSchedule(linear_betas(1000)).times(steps, spacing)
+    levels = (times * 1000).round().int().tolist()
+    assert levels[-1] == 0
+    return [level - 1 for level in reversed(levels[:-1])]
+
+
+@pytest.mark.parametrize(
+    ("spacing", "steps", "count", "first", "last"),
+    [
+        ("uniform", 10, 10, [0, 100, 200], [700, 800, 900]),
+        ("uniform", 20, 20, [0, 50, 100], [850, 900, 950]),
+        ("uniform", 50, 50, [0, 20, 40], [940, 960, 980]),
+        ("uniform", 100, 100, [0, 10, 20], [970, 980, 990]),
+        ("quadratic", 10, 10, [0, 9, 39, 88, 158, 246], [632, 800]),
+        ("quadratic", 20, 20, [0, 2, 8, 19, 35], [718, 800]),
+        ("quadratic", 50, 49, [0, 1, 2, 5, 8], [767, 800]),
+        ("quadratic", 100, 96, [0, 1, 2], [783, 800]),
+    ],
+)
+def test_step_tables_of_ddim(spacing, steps, count, first, last):
+    """As printed, their duplicates removed."""
+    found = counted(spacing, steps)
+    assert len(found) == count
+    assert (found[: len(first)], found[-len(last) :]) == (first, last)
+    if spacing == "quadratic":
+        assert found == sorted({int(value) for value in np.linspace(0, math.sqrt(0.8 * 1000), steps) ** 2})
+
+
+def test_uniform_steps_that_do_not_divide_the_chain():
+    """floor(i T / S) of the paper: S of them, where the code's range(0, T, T // S) would give 334 for 300."""
+    found = counted("uniform", 300)
+    assert len(found) == 300
+    assert (found[:4], found[-1]) == ([0, 3, 6, 10], 996)
+
+
+SPACINGS = ["trailing", "uniform", "quadratic", "respaced", "logsnr"]
+
+
 @discrete
-@pytest.mark.parametrize("spacing", ["uniform", "respaced"])
+@pytest.mark.parametrize("spacing", SPACINGS)
 def test_discrete_times(block, spacing):
     built = default(block, steps=130).build()
-    for steps in range(1, 131):
+    for steps in range(2, 131):
         times = built.times(steps, spacing)
-        assert times.shape == (steps + 1,)
         assert times.dtype == torch.float64
-        assert (float(times[0]), float(times[-1])) == (1.0, 0.0)
+        if spacing in ("trailing", "uniform", "respaced"):
+            assert times.shape == (steps + 1,)
+        else:
+            assert 2 < len(times) <= steps + 1
+        assert float(times[-1]) == 0.0
+        if spacing in ("uniform", "quadratic"):
+            top = 130 - 130 / steps if spacing == "uniform" else 0.8 * 130
+            assert round(float(times[0]) * 130) == math.floor(top + 1e-9) + 1
+        else:
+            assert float(times[0]) == 1.0
+        if spacing != "trailing":
+            assert round(float(times[-2]) * 130) == 1
         assert bool((times.diff() < 0).all())
         np.testing.assert_allclose(times * 130, (times * 130).round(), atol=1e-9)
-    np.testing.assert_allclose(built.times(130, spacing), np.linspace(1, 0, 131), atol=1e-12)
+    if spacing in ("trailing", "uniform", "respaced"):
+        np.testing.assert_allclose(built.times(130, spacing), np.linspace(1, 0, 131), atol=1e-12)
 
 
-def test_the_two_spacings_differ_where_it_matters():
-    """Uniform keeps equal steps down to the data; respaced ends on the least noisy level."""
+@pytest.mark.parametrize("spacing", ["trailing", "respaced", "logsnr"])
+def test_one_step_goes_all_the_way(spacing):
+    assert DiscreteSchedule(linear_betas(1000)).times(1, spacing).tolist() == [1.0, 0.0]
+
+
+def test_the_spacings_differ_where_it_matters():
+    """Trailing keeps equal steps down from T; uniform keeps them up from the data; respaced has both ends."""
     built = DiscreteSchedule(linear_betas(1000))
-    uniform, respaced = (((built.times(4, spacing) * 1000).round().int()).tolist() for spacing in ("uniform", "respaced"))
-    assert uniform == [1000, 750, 500, 250, 0]
-    assert respaced == [1000, 667, 334, 1, 0]
+    levels = {spacing: (built.times(4, spacing) * 1000).round().int().tolist() for spacing in SPACINGS}
+    assert levels == {
+        "trailing": [1000, 750, 500, 250, 0],
+        "uniform": [751, 501, 251, 1, 0],
+        "quadratic": [801, 356, 89, 1, 0],
+        "respaced": [1000, 667, 334, 1, 0],
+        "logsnr": [1000, 604, 74, 1, 0],
+    }
 
 
 @discrete
+@pytest.mark.parametrize("steps", [2, 7, 20, 60])
+def test_log_snr_levels_are_the_nearest(block, steps):
+    """By brute force, in the other direction: every level of the grid is the nearest to a value, and the other way round."""
+    built = default(block, steps=130).build()
+    gamma = built.table[1:].numpy()
+    nearest = {1 + int(np.argmin(np.abs(gamma - value))) for value in np.linspace(gamma[0], gamma[-1], steps)}
+    assert (built.times(steps, "logsnr") * 130).round().int().tolist() == [*sorted(nearest, reverse=True), 0]
+
+
+def test_log_snr_duplicates_are_removed():
+    """Near the data the log-SNR of a linear chain moves by more than a fine grid's step from level to level."""
+    assert len(DiscreteSchedule(linear_betas(1000)).times(200, "logsnr")) < 180
+
+
+@discrete
+@pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("steps", [0, -1, 131])
-def test_discrete_grids_that_do_not_exist(block, steps):
+def test_discrete_grids_that_do_not_exist(block, spacing, steps):
     with pytest.raises(ValueError, match=rf"steps is {steps}; allowed: 1 to 130"):
-        default(block, steps=130).build().times(steps, "uniform")
+        default(block, steps=130).build().times(steps, spacing)
+
+
+@pytest.mark.parametrize("spacing", ["uniform", "quadratic"])
+def test_one_step_from_next_to_the_data_makes_no_image(spacing):
+    with pytest.raises(ValueError, match=f"steps is 1; allowed with sampler.spacing '{spacing}'.*: 2 or more"):
+        DiscreteSchedule(linear_betas(1000)).times(1, spacing)
 
 
 @continuous
 def test_continuous_times(block):
     built = default(block).build()
     for steps in (1, 2, 7, 1000):
-        np.testing.assert_allclose(built.times(steps, "uniform"), np.linspace(1, 0, steps + 1), atol=1e-15)
+        np.testing.assert_allclose(built.times(steps, "trailing"), np.linspace(1, 0, steps + 1), atol=1e-15)
     with pytest.raises(ValueError, match="steps is 0; allowed: 1 or more"):
-        built.times(0, "uniform")
-    with pytest.raises(ValueError, match=r"sampler\.spacing is 'respaced'"):
-        built.times(5, "respaced")
+        built.times(0, "trailing")
+    for spacing in ("uniform", "quadratic", "respaced"):
+        message = rf"sampler\.spacing is '{spacing}'; allowed for a continuous schedule: 'logsnr', 'trailing'"
+        with pytest.raises(ValueError, match=message):
+            built.times(5, spacing)
+
+
+@continuous
+@pytest.mark.parametrize("steps", [1, 2, 7, 100])
+def test_log_snr_times_of_continuous_schedules(block, steps):
+    """gamma of the times is a straight line between its ends, whatever the schedule's shape, and costs no gradient."""
+    built = default(block).build()
+    with torch.no_grad():
+        for number, parameter in enumerate(built.parameters()):
+            if parameter.dim():
+                parameter.mul_(
+                    torch.linspace(0.1, 6, parameter.numel()) ** (1 + number)
+                )  # away from the near line it begins as
+    times = built.times(steps, "logsnr")
+    assert times.shape == (steps + 1,)
+    assert not times.requires_grad
+    assert (float(times[0]), float(times[-1])) == (1.0, 0.0)
+    with torch.no_grad():
+        gamma = built.gamma(times)
+    np.testing.assert_allclose(gamma, np.linspace(float(gamma[0]), float(gamma[-1]), steps + 1), atol=1e-9)
+    if block is logsnr.Monotone and steps > 2:
+        assert float((times - torch.linspace(1, 0, steps + 1)).abs().max()) > 0.02
 
 
 @every
