@@ -1,7 +1,7 @@
 """Generates one named sample of params.yaml: images, a grid, a trajectory strip, and how long it took.
 
 Image i depends on the sample's seed and on i only. The network always sees batches of the same size, so that neither the
-number of images nor their order changes a rounding.
+number of images nor their order changes a rounding. Latents are decoded by the codec that lies beside the run's data.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from pipeline.diffusion.sampler import DDIM, Ancestral
+    from pipeline.diffusion.sampler import AnySampler
     from pipeline.training.saved import Saved
 
 BATCH = 100
@@ -33,79 +34,99 @@ STRIP_IMAGES, STRIP_MOMENTS = 6, 12
 
 @dataclass(frozen=True)
 class Paths:
-    """model: a folder with model.safetensors; out: gets images.npy, grid.png, trajectory.png, sample.json, timing.json."""
+    """model: a folder with model.safetensors; out: gets images.npy, grid.png, trajectory.png, sample.json, timing.json.
+
+    data: what the model was trained on, beside which the codec lies if they are latents.
+    """
 
     model: Path
     out: Path
+    data: Path = Path("data/prepared")
 
 
 @dataclass(frozen=True)
 class Generated:
-    """images: (N, C, H, W) in model space, unclipped; strip: (moments, images, C, H, W) of z and x_hat; seconds by batch."""
+    """What `generate` makes.
+
+    images: (N, C, H, W) in model space, unclipped, decoded where the model's data are latents; strip: (moments, images, C, H,
+    W) of z and x_hat, likewise; seconds: by batch, decoding included; evaluations: of the network, per image.
+    """
 
     images: Tensor
     strip: Tensor
     seconds: list[float]
+    evaluations: int
 
 
 def generate(
-    model: Saved, sampler: Ancestral | DDIM, steps: int, images: int, seed: int, where: torch.device, precision: str,
-    batch: int = BATCH, label: str = "sample",
+    model: Saved, sampler: AnySampler, steps: int, images: int, seed: int, where: torch.device, precision: str,
+    guidance: float | None = None, decode: Callable[[Tensor], Tensor] | None = None, batch: int = BATCH, label: str = "sample",
 ) -> Generated:  # fmt: skip
-    """Images 0..images-1 of a seed. Seconds exclude a warm-up step and are synchronised with the device."""
+    """Images 0..images-1 of a seed. Every batch is timed alike, after a warm-up step, synchronised with the device.
+
+    decode: from what the model generates to images (None: they are images). Raises ValueError where guidance does not apply.
+    """
     import torch
 
     from pipeline import device
     from pipeline.diffusion.sampler import trajectory
+    from pipeline.roles import Generative
     from pipeline.training.random import RowRandom
 
     network = model.model
+    assert isinstance(network, Generative)
+    if guidance is not None:
+        network.guide(guidance)
+    times = network.schedule.times(steps, sampler.spacing)
+    moments = len(times) - 1
     variances = model.variances[steps] if getattr(sampler, "variance", "model") == "optimal" else None
     shape, classes = tuple(model.config["data"]["shape"]), model.config["data"]["classes"]
     conditional = bool(model.config["run"]["model"].get("labels", False))
-    keep = np.unique(np.linspace(0, steps, min(STRIP_MOMENTS, steps + 1)).round().astype(int))
+    keep = np.unique(np.linspace(0, moments, min(STRIP_MOMENTS, moments + 1)).round().astype(int))
+    finish = decode or (lambda z: z)
     parts: list[Tensor] = []
     strip: list[Tensor] = []
     seconds: list[float] = []
+
+    def walk(rows: range) -> Iterator[tuple[Tensor, Tensor | None]]:
+        y = torch.tensor([row % classes for row in rows], device=where) if conditional else None  # every class equally often
+        random = partial(RowRandom, seed, rows, device=where)
+        return trajectory(network, sampler, (batch, *shape), steps, random, y, where, variances)
 
     def synchronise() -> None:
         if where.type == "cuda":
             torch.cuda.synchronize()
 
     with torch.inference_mode(), device.autocast("bf16" if precision == "bf16" else "float32", where):
-        rows = range(batch)
-        y = _labels(rows, classes, where) if conditional else None
-        warm = trajectory(
-            network, sampler, (batch, *shape), steps, partial(RowRandom, seed, rows, device=where), y, where, variances
-        )
-        next(warm), next(warm)
-        with Progress(-(-images // batch) * batch * steps, "evaluations", label) as progress:
+        warm = walk(range(batch))
+        finish((next(warm), next(warm))[1][0])
+        with Progress(-(-images // batch) * batch * moments, "image steps", label) as progress:
             for first in range(0, images, batch):
-                rows = range(first, first + batch)  # beyond `images` in the last batch: computed, not kept
-                y = _labels(rows, classes, where) if conditional else None
                 synchronise()
                 began = time.perf_counter()
                 z = None
-                random = partial(RowRandom, seed, rows, device=where)
-                walk = trajectory(network, sampler, (batch, *shape), steps, random, y, where, variances)
-                for index, (z, x_hat) in enumerate(walk):
+                # Rows beyond `images` in the last batch are computed and not kept.
+                for index, (z, x_hat) in enumerate(walk(range(first, first + batch))):
                     if first == 0 and index in keep:
-                        shown = z if x_hat is None else torch.cat([z[:STRIP_IMAGES], x_hat[:STRIP_IMAGES]])
-                        strip.append((torch.cat([z[:STRIP_IMAGES]] * 2) if x_hat is None else shown).float().cpu())
+                        pair = (z, z if x_hat is None else x_hat)
+                        strip.append(torch.stack([part[:STRIP_IMAGES] for part in pair]))
                     if index:
                         progress.update(batch)
+                assert z is not None
+                made = finish(z)
                 synchronise()
                 seconds.append(time.perf_counter() - began)
-                assert z is not None
-                parts.append(z.float().cpu())
-    return Generated(torch.cat(parts)[:images], torch.stack(strip), seconds)
+                parts.append(made.float().cpu())
+        shown = torch.stack([finish(pair.flatten(0, 1)).float().cpu() for pair in strip])
+    evaluations = sampler.evaluations(times) * (1 if guidance is None else 2)
+    return Generated(torch.cat(parts)[:images], shown, seconds, evaluations)
 
 
 def run(cfg: config.Sample, paths: Paths, key: str) -> None:
     """Generates `cfg` with the model in paths.model. `key`: where it stands in params.yaml, for messages."""
     import torch
 
-    from pipeline import device
+    from pipeline import device, latents
     from pipeline.diffusion.likelihood import to_codes
     from pipeline.diffusion.sampler import Sampler
     from pipeline.images import grid, png, to_bytes
@@ -118,9 +139,16 @@ def run(cfg: config.Sample, paths: Paths, key: str) -> None:
     if not isinstance(model.model, Generative):
         raise ValueError(f"{key}.run is {cfg.run!r}, which generates nothing; name a generative run")
     precision = device.precision(model.config["run"]["training"]["precision"], where)
-    made = generate(model, sampler, cfg.steps, cfg.images, cfg.seed, where, precision, label=key)
+    codec = latents.open_codec(paths.data, where) if model.config["data"]["levels"] is None else None
+    if codec is not None and codec.data != model.config["data"]["hash"]:
+        raise ValueError(
+            f"{paths.model} was trained on latents {model.config['data']['hash'][:8]}, {paths.data} is {codec.data[:8]}; "
+            "run: dvc repro"
+        )
+    decode = None if codec is None else codec.decode
+    made = generate(model, sampler, cfg.steps, cfg.images, cfg.seed, where, precision, cfg.guidance, decode, label=key)
 
-    levels = model.config["data"]["levels"]
+    levels = model.config["data"]["levels"] if codec is None else codec.levels
     finite = torch.isfinite(made.images)
     nonfinite = (~finite).flatten(1).sum(1)
     codes: NDArray[np.uint8] = to_codes(torch.where(finite, made.images, 0.0), levels).numpy()
@@ -137,8 +165,10 @@ def run(cfg: config.Sample, paths: Paths, key: str) -> None:
     artifacts.write_json(
         paths.out / "sample.json",
         {
-            "run": cfg.run, "sampler": sampler.model_dump(mode="json"), "steps": cfg.steps, "seed": cfg.seed,
-            "images": cfg.images, "weights": model.hash, "data": model.config["data"]["hash"], "levels": levels,
+            "run": cfg.run, "sampler": sampler.model_dump(mode="json"), "steps": cfg.steps, "guidance": cfg.guidance,
+            "seed": cfg.seed, "images": cfg.images, "weights": model.hash, "levels": levels,
+            "data": model.config["data"]["hash"] if codec is None else codec.source,
+            "codec": None if codec is None else {"name": codec.name, "weights": codec.weights, "latents": codec.data},
             "nonfinite": {str(i): int(n) for i, n in enumerate(nonfinite) if n},
             "share_of_pixels_beyond_range": round(float(beyond), 6),
         },
@@ -146,17 +176,11 @@ def run(cfg: config.Sample, paths: Paths, key: str) -> None:
     rate = BATCH / statistics.median(made.seconds)
     artifacts.write_json(
         paths.out / "timing.json",
-        {"images_per_second": rate, "network_evaluations": cfg.steps, "images": cfg.images, "batch": BATCH,
-         "seconds_per_batch": [round(value, 4) for value in made.seconds], "precision": precision, **device.describe(where)},
+        {"images_per_second": rate, "network_evaluations": made.evaluations, "images": cfg.images, "batch": BATCH,
+         "repeats": len(made.seconds), "seconds_per_repeat": [round(value, 4) for value in made.seconds],
+         "decoding": codec is not None, "precision": precision, **device.describe(where)},
     )  # fmt: skip
-    print(f"{key}: {cfg.images} images, {rate:.3g} images/s, {cfg.steps} network evaluations each", flush=True)
-
-
-def _labels(rows: range, classes: int, where: torch.device) -> Tensor:
-    """Classes in turn, so that every class is asked for equally often."""
-    import torch
-
-    return torch.tensor([row % classes for row in rows], device=where)
+    print(f"{key}: {cfg.images} images, {rate:.3g} images/s, {made.evaluations} network evaluations each", flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -165,9 +189,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     def work() -> None:
-        cfg = stage.choose(config.load(args.params).samples, args.sample, "samples")
+        params = config.load(args.params)
+        cfg = stage.choose(params.samples, args.sample, "samples")
         folder = Path("runs") / cfg.run
-        run(cfg, Paths(folder / "train", folder / "samples" / args.sample), f"samples.{args.sample}")
+        paths = Paths(folder / "train", folder / "samples" / args.sample, Path(params.data_of(cfg.run)))
+        run(cfg, paths, f"samples.{args.sample}")
 
     return stage.guarded(work)
 

@@ -1,0 +1,121 @@
+"""Draws the way between two real images through the latents of a run: DDIM inversion, slerp, DDIM back (Song et al. 2021).
+
+Each row begins with the first image and ends with the second; between them stand what comes back from their latents and from
+latents on the great circle between those. How far the two that come back are from the images themselves is printed.
+
+Reads   runs/<run>/train, the run's data (and the codec beside it, if they are latents)
+Writes  runs/<run>/interpolation.png, or --out
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline import artifacts, config, stage
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Paths:
+    """model: a folder with model.safetensors; data: what the run was trained on; out: the picture."""
+
+    model: Path
+    data: Path
+    out: Path
+
+
+def run(pairs: list[tuple[int, int]], steps: int, points: int, paths: Paths, key: str) -> float:
+    """Draws one row per pair of test images; returns the mean absolute error of those that come back, in grey levels of 255.
+
+    `key`: where the run stands in params.yaml, for messages. Raises ValueError for a model without a flow, and unknown images.
+    """
+    import torch
+
+    from pipeline import device, latents
+    from pipeline.diffusion.inversion import invert, reconstruct, slerp
+    from pipeline.diffusion.likelihood import to_codes
+    from pipeline.diffusion.sampler import DDIM
+    from pipeline.images import grid, png, to_bytes
+    from pipeline.roles import Generative
+    from pipeline.training import saved
+    from pipeline.training.data import Split
+
+    where = device.pick()
+    model = saved.load(paths.model, where)
+    network = model.model
+    if not isinstance(network, Generative) or not network.solvable:
+        raise ValueError(
+            f"{key} is of the family {model.config['run']['family']}, which has no flow to follow back; name another run"
+        )
+    data = artifacts.DataDirectory.open(paths.data)
+    if model.config["data"]["hash"] != data.hash:
+        raise ValueError(
+            f"{paths.model} was trained on data {model.config['data']['hash'][:8]}, {paths.data} is {data.hash[:8]}"
+        )
+    split = Split(data, "test")
+    for index in (index for pair in pairs for index in pair):
+        if not 0 <= index < len(split):
+            raise ValueError(f"--images names {index}; allowed: 0 to {len(split) - 1}, the images of the test split")
+    codec = latents.open_codec(paths.data, where) if split.levels is None else None
+    levels = split.levels if codec is None else codec.levels
+    assert levels is not None
+
+    def shown(z: Tensor) -> Tensor:
+        return to_codes((z if codec is None else codec.decode(z)).float().cpu().nan_to_num(), levels)
+
+    labelled = bool(model.config["run"]["model"].get("labels", False))
+    sampler = DDIM(kind="ddim", clip=False)  # clipping cannot be undone
+    rows = []
+    with torch.inference_mode():
+        for first, second in pairs:
+            batch = split.rows(np.array([first, second]), where)
+            none = torch.full((2,), data.data_spec.classes, device=where) if labelled else None
+            ends = invert(network, batch.x, steps, none, where, sampler)
+            shares = [index / (points - 1) for index in range(points)]
+            between = torch.cat([slerp(ends[:1], ends[1:], share) for share in shares])
+            y = torch.full((points,), data.data_spec.classes, device=where) if labelled else None
+            x = reconstruct(network, between, steps, y, where, sampler)
+            rows.append(torch.cat([shown(batch.x[:1]), shown(x), shown(batch.x[1:])]))
+    back = torch.stack(rows).double() * (255 / (levels - 1))
+    error = float((back[:, [1, -2]] - back[:, [0, -1]]).abs().mean())
+    picture = to_bytes(torch.cat(rows).numpy(), levels)
+    with artifacts.atomic(paths.out) as file:
+        file.write(png(grid(picture, points + 2)))
+    return error
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = stage.parser(__doc__)
+    parser.add_argument("run", help="a name under runs: or combined:")
+    parser.add_argument("--images", type=int, nargs="+", default=[0, 1, 2, 3], help="test images, in pairs (default: 0 1 2 3)")
+    parser.add_argument("--steps", type=int, default=100, help="steps of each way (default: %(default)s)")
+    parser.add_argument("--points", type=int, default=9, help="latents per row, both ends included (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="the picture (default: runs/<run>/interpolation.png)")
+    args = parser.parse_args(argv)
+
+    def work() -> None:
+        params = config.load(args.params)
+        if args.run not in {**params.runs, **params.combined}:
+            raise ValueError(f"runs has no {args.run!r}; allowed: {', '.join([*params.runs, *params.combined])}")
+        if len(args.images) % 2:
+            raise ValueError(f"--images names {len(args.images)} images; allowed: an even number, as they go in pairs")
+        if args.points < 2:
+            raise ValueError(f"--points is {args.points}; allowed: 2 or more, as both ends are among them")
+        folder = Path("runs") / args.run
+        out = args.out or folder / "interpolation.png"
+        pairs = list(zip(args.images[::2], args.images[1::2], strict=True))
+        error = run(pairs, args.steps, args.points, Paths(folder / "train", Path(params.data_of(args.run)), out), args.run)
+        print(f"{out}: the images come back with a mean absolute error of {error:.2f} of 255 grey levels")
+
+    return stage.guarded(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
