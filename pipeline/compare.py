@@ -16,9 +16,19 @@ from pipeline import config, stage
 from pipeline.artifacts import atomic, read_array, write_json, write_text
 from pipeline.config import Params
 from pipeline.reporting import depth
+from pipeline.reporting.conclusion import HOW, conclusion
 from pipeline.reporting.findings import EXPLANATION, finding_columns, findings
+from pipeline.reporting.rows import baseline_rows, bound_row, sample_row, stand
 from pipeline.reporting.sources import Source, existing
-from pipeline.reporting.table import bound_columns, markdown, meaning, sample_columns
+from pipeline.reporting.table import (
+    MEMORISATION,
+    bound_columns,
+    front_columns,
+    markdown,
+    meaning,
+    memorisation_columns,
+    sample_columns,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,9 +49,12 @@ def run(cfg: Params, root: Path) -> dict[str, Any]:
     refuse_unlike([baselines, *bounds.values()], ("data",))
     refuse_unlike(list(bounds.values()), ("split",))
     distance = "fid" if str(baselines.get("measured.extractor")).startswith("inception") else "fd"
+    rows = stand([sample_row(cfg, root, name, source, distance, bounds) for name, source in samples.items()], distance)
+    below = baseline_rows(baselines, distance)
     comparison = {
-        "samples": [sample_row(cfg, root, name, source, distance, bounds) for name, source in samples.items()],
-        "baselines": baseline_rows(baselines, distance),
+        "conclusion": conclusion(rows, below, distance),
+        "samples": rows,
+        "baselines": below,
         "bounds": [bound_row(cfg, name, source) for name, source in bounds.items()],
         "findings": findings(cfg.runs, bounds, {name: _bits(root, name) for name in bounds}),
         "depths": {name: {"rows": depth.rows(source), **source.get("measured")} for name, source in depths.items()},
@@ -70,54 +83,6 @@ def refuse_unlike(sources: Sequence[Source], keys: Sequence[str]) -> None:
                 )
 
 
-def sample_row(cfg: Params, root: Path, name: str, source: Source, distance: str, bounds: dict[str, Source]) -> dict[str, Any]:
-    """One row of reports/compare.json; bits/dim is null for a run without a bound, the interval where none was asked for."""
-    sample = cfg.samples[name]
-    details = root / "runs" / sample.run / "evaluations" / name / "details.json"
-    low = high = None
-    if cfg.evaluate.bootstrap:
-        low, high = Source.open(details, source.stage).interval(f"intervals.{distance}")
-    bound = bounds.get(sample.run)
-    return {
-        "sample": name,
-        "run": sample.run,
-        "family": cfg.runs[sample.run].family,
-        "sampler": str(sample.sampler.get("kind")),
-        "steps": sample.steps,
-        "network_evaluations": source.number("speed.network_evaluations"),
-        "images_per_second": source.number("speed.images_per_second"),
-        distance: source.number(f"quality.{distance}"),
-        f"{distance}_low": None if low is None else float(f"{low:.4g}"),
-        f"{distance}_high": None if high is None else float(f"{high:.4g}"),
-        **_metrics(source),
-        "bits_per_dim": bound.number("bits_per_dim.total") if bound else None,
-        "bits_per_dim_standard_error": bound.number("bits_per_dim.standard_error") if bound else None,
-        "images": source.number("measured.images"),
-    }
-
-
-def baseline_rows(source: Source, distance: str) -> list[dict[str, Any]]:
-    """Rows of the baselines: the same keys as a sample's where they make sense."""
-    rows = []
-    for name in source.values:
-        if name != "measured":
-            part = Source(source.path, source.stage, {key: source.get(f"{name}.{key}") for key in ("quality", "diversity")})
-            rows.append({"sample": name, distance: part.number(f"quality.{distance}"), **_metrics(part)})
-    return rows
-
-
-def bound_row(cfg: Params, name: str, source: Source) -> dict[str, Any]:
-    """bits/dim of one run by term, and what it was measured on."""
-    terms = ("total", "standard_error", "prior", "reconstruction", "diffusion")
-    return {
-        "run": name,
-        "family": cfg.runs[name].family,
-        **{term: source.number(f"bits_per_dim.{term}") for term in terms},
-        "split": source.get("measured.split"),
-        "images": source.get("measured.images"),
-    }
-
-
 def statement(measured: dict[str, Any]) -> str:
     """What the numbers of the table rest on, and what FD is."""
     images, device = (", ".join(str(value) for value in measured[key]) for key in ("images", "device"))
@@ -126,15 +91,6 @@ def statement(measured: dict[str, Any]) -> str:
         f"of data {measured['data']}, in the features of {measured['extractor']}; images/s on {device}. "
         + meaning(measured["distance"])
     )
-
-
-def _metrics(source: Source) -> dict[str, float]:
-    """What samples and baselines share, in the order of the table."""
-    places = {
-        "kid": "quality", "inception_score": "quality", "precision": "quality", "density": "quality",
-        "recall": "diversity", "coverage": "diversity",
-    }  # fmt: skip
-    return {name: source.number(f"{group}.{name}") for name, group in places.items()}
 
 
 def _bits(root: Path, name: str) -> NDArray[np.float64]:
@@ -158,6 +114,13 @@ def _write(cfg: Params, root: Path, comparison: dict[str, Any]) -> None:
         "# Comparison", "",
         markdown(sample_columns(distance), [*comparison["samples"], *comparison["baselines"]]), "",
         statement(comparison["measured"]), "",
+        "## Speed, quality and diversity together", "",
+        *(line for sentence in comparison["conclusion"] for line in (sentence, "")),
+        markdown(front_columns(distance), comparison["samples"]), "",
+        HOW.format(distance=distance.upper()), "",
+        "## Memorisation", "",
+        markdown(memorisation_columns(), [*comparison["samples"], *comparison["baselines"]]), "",
+        MEMORISATION, "",
     ]  # fmt: skip
     if comparison["bounds"]:
         text += ["## Bits per dimension", "", markdown(bound_columns(), comparison["bounds"]), ""]

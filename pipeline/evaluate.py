@@ -3,18 +3,19 @@
 SAMPLE must first meet the expectations on generated images; if it does not, nothing is measured and the status is 1.
 
 Reads   data/prepared, extractors/<name>/, runs/<run>/samples/<sample>/{images.npy, sample.json, timing.json}
-Writes  reports/metrics/<sample>.json, runs/<run>/evaluations/<sample>/{validation.json, details.json}
+Writes  reports/metrics/<sample>.json, runs/<run>/evaluations/<sample>/{validation.json, details.json, neighbours.png}
         or reports/metrics/baselines.json, baselines/details.json
 """
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import artifacts, config, extractors, stage
+from pipeline import artifacts, config, extractors, neighbours, stage
 from pipeline.reporting.sources import Source, existing
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.metrics.features import Extractor
-    from pipeline.metrics.measurement import Measurement, Reference
+    from pipeline.metrics.measurement import Reference
     from pipeline.metrics.record import Ground
     from pipeline.validation.expectations import Outcome
 
@@ -41,6 +42,7 @@ def run(cfg: config.Params, name: str, root: Path, extractor: Extractor | None =
     from pipeline.metrics import record
     from pipeline.metrics.features import INCEPTION
     from pipeline.metrics.measurement import measure
+    from pipeline.metrics.nearest import memorisation
     from pipeline.metrics.speed import speed
 
     sample = stage.choose(cfg.samples, name, "samples")
@@ -55,7 +57,7 @@ def run(cfg: config.Params, name: str, root: Path, extractor: Extractor | None =
     rate = speed(timing.values)
     if len(images) != sample.images:
         raise ValueError(f"{made} has {len(images)} images, samples.{name}.images is {sample.images}; run: dvc repro {made_by}")
-    if cfg.runs[sample.run].data == "data/prepared" and described.get("data") != data.hash:
+    if described.get("data") != data.hash:
         raise ValueError(
             f"{made} comes from a model of data {described.get('data')[:8]}, {data.path} is {data.hash[:8]}; "
             f"run: dvc repro {made_by}"
@@ -74,7 +76,7 @@ def run(cfg: config.Params, name: str, root: Path, extractor: Extractor | None =
         data.images(cfg.evaluate.reference),
     )
     failures = [*outcome.failures, *unreadable]
-    for stale in (metrics, evaluation / "details.json"):
+    for stale in (metrics, evaluation / "details.json", evaluation / "neighbours.png"):
         stale.unlink(missing_ok=True)
     artifacts.write_json(
         evaluation / "validation.json", {"success": not failures, "failures": failures, "results": outcome.results}
@@ -84,10 +86,15 @@ def run(cfg: config.Params, name: str, root: Path, extractor: Extractor | None =
 
     ground, reference = _ground(cfg.evaluate, data, extractor)
     found = measure(features, reference, ground.settings, _keyed(cfg.evaluate.seed, name))
+    memory = memorisation(images, data.images("train"), neighbours.unseen(data))
+    pairs = neighbours.repeats(images, _levels(data), cfg.data.near_duplicate)
+    with artifacts.atomic(evaluation / "neighbours.png") as file:
+        file.write(neighbours.picture(images, data.images("train"), memory, _levels(data)))
     artifacts.write_json(
         evaluation / "details.json",
         {
             **record.details(found, ground),
+            "memorisation": {**memory.values, **pairs, **memory.details()},
             "speed": dict(timing.values),
             "sample": dict(described.values),
             "measured": {**ground.provenance(), "images": len(images), "seed": cfg.evaluate.seed, **_computed_on(extractor)},
@@ -97,11 +104,12 @@ def run(cfg: config.Params, name: str, root: Path, extractor: Extractor | None =
         metrics,
         {
             **record.rounded(found, ground),
+            "memorisation": record.memorised(memory, pairs),
             "speed": {
                 "network_evaluations": rate.network_evaluations,
                 "images_per_second": record.significant(rate.images_per_second, 2),
             },
-            "measured": ground.measured(len(images), rate.device),
+            "measured": {**ground.measured(len(images), rate.device), "clip": described.get("sampler.clip")},
         },
     )
     return []
@@ -111,6 +119,7 @@ def run_baselines(cfg: config.Params, root: Path, extractor: Extractor | None = 
     """Measures the baselines, `evaluate.baseline_images` of each, in the way that samples are."""
     from pipeline.metrics import baselines, record
     from pipeline.metrics.measurement import measure
+    from pipeline.metrics.nearest import memorisation
 
     data = artifacts.DataDirectory.open(root / "data" / "prepared")
     extractor = extractor or extractors.open_extractor(cfg.evaluate, data, root)
@@ -123,10 +132,14 @@ def run_baselines(cfg: config.Params, root: Path, extractor: Extractor | None = 
         "mean-image": mean_image.images,
         "noise": baselines.noise(data.data_spec.shape, count, levels, draw("noise")),
     }
-    found: dict[str, Measurement] = {}
+    details: dict[str, Any] = {}
+    rounded: dict[str, Any] = {}
+    unseen = neighbours.unseen(data)
     for name, images in sets.items():
-        found[name] = measure(extractor(images), reference, ground.settings, _keyed(cfg.evaluate.seed, name))
-    details: dict[str, Any] = {name: record.details(measurement, ground) for name, measurement in found.items()}
+        found = measure(extractor(images), reference, ground.settings, _keyed(cfg.evaluate.seed, name))
+        memory, pairs = memorisation(images, train, unseen), neighbours.repeats(images, levels, cfg.data.near_duplicate)
+        details[name] = {**record.details(found, ground), "memorisation": {**memory.values, **pairs}}
+        rounded[name] = {**record.rounded(found, ground), "memorisation": record.memorised(memory, pairs)}
     details["mean-image"]["clipped"] = mean_image.clipped
     computed_on = _computed_on(extractor)
     artifacts.write_json(
@@ -136,7 +149,7 @@ def run_baselines(cfg: config.Params, root: Path, extractor: Extractor | None = 
     artifacts.write_json(
         root / "reports" / "metrics" / "baselines.json",
         {
-            **{name: record.rounded(measurement, ground) for name, measurement in found.items()},
+            **rounded,
             "measured": ground.measured(count, computed_on["device"]),
         },
     )
@@ -228,4 +241,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    gc.disable()  # a process of seconds: a sixth of them would go into looking for cycles among what imports leave behind
     sys.exit(main())

@@ -1,7 +1,7 @@
 """Stage `report`: one HTML page of the comparison, to open offline or to send to somebody.
 
 Reads   reports/compare.json, reports/trilemma.svg, reports/curves/<run>.csv, reports/bounds/<run>.csv,
-        runs/<run>/samples/<sample>/{grid.png, trajectory.png}
+        runs/<run>/samples/<sample>/{grid.png, trajectory.png}, runs/<run>/evaluations/<sample>/neighbours.png
 Writes  reports/index.html
 """
 
@@ -15,9 +15,18 @@ from pipeline import config, stage
 from pipeline.artifacts import write_text
 from pipeline.config import Params
 from pipeline.reporting import depth, page
+from pipeline.reporting.conclusion import HOW
 from pipeline.reporting.findings import EXPLANATION, finding_columns
 from pipeline.reporting.sources import Source, columns, existing
-from pipeline.reporting.table import as_html, bound_columns, meaning, sample_columns
+from pipeline.reporting.table import (
+    MEMORISATION,
+    as_html,
+    bound_columns,
+    front_columns,
+    meaning,
+    memorisation_columns,
+    sample_columns,
+)
 
 REPRODUCE = """\
 make demo                  # environment, dvc repro, this page
@@ -36,7 +45,8 @@ def run(cfg: Params, root: Path) -> Path:
                 f"{comparison.path} holds the {key} {', '.join(named) or 'none'}, params.yaml names "
                 f"{', '.join(expected) or 'none'}; run: dvc repro compare"
             )
-    sections = [*_head(cfg, comparison), _chart(root), _table(comparison), _samples(cfg, root), _training(cfg, root)]
+    sections = [*_head(cfg, comparison), _chart(root, comparison), _table(comparison), _samples(cfg, root, comparison)]
+    sections += [_memorisation(cfg, root, comparison), _training(cfg, root)]
     if cfg.bounds:
         sections += [_bounds(cfg, root, comparison), _findings(comparison)]
     sections += _depths(comparison)
@@ -67,13 +77,21 @@ def _head(cfg: Params, comparison: Source) -> list[str]:
     ]
 
 
-def _chart(root: Path) -> str:
+def _chart(root: Path, comparison: Source) -> str:
     svg = existing(root / "reports" / "trilemma.svg", "compare").read_text(encoding="utf-8")
+    distance = comparison.get("measured.distance")
     caption = (
-        "Each point is one set of samples; bars are 95 % intervals. Good is at the lower right of the left panel and "
-        "at the upper right of the right one."
+        "Each point is one set of samples, numbered as in the key; bars are 95 % intervals. Filled points are on the front: no "
+        "other sample is as fast, as good and as diverse. Good is at the lower right of the left panel and at the upper right "
+        "of the right one."
     )
-    return page.section("Speed, quality, diversity", page.figure(svg, "trilemma", caption))
+    return page.section(
+        "Speed, quality, diversity",
+        *(page.paragraph(sentence) for sentence in comparison.get("conclusion")),
+        page.figure(svg, "trilemma", caption),
+        as_html(front_columns(distance), [("front", comparison.get("samples"))]),
+        page.paragraph(HOW.format(distance=distance.upper()), soft=True),
+    )
 
 
 def _table(comparison: Source) -> str:
@@ -92,12 +110,14 @@ def _table(comparison: Source) -> str:
     )
 
 
-def _samples(cfg: Params, root: Path) -> str:
+def _samples(cfg: Params, root: Path, comparison: Source) -> str:
+    rows = {row["sample"]: row for row in comparison.get("samples")}
     cards = []
     for name, sample in cfg.samples.items():
         folder = root / "runs" / sample.run / "samples" / name
         grid, strip = (existing(folder / file, f"sample@{name}").read_bytes() for file in ("grid.png", "trajectory.png"))
-        note = f"{sample.run}, {sample.sampler.get('kind')}, {sample.steps} steps, seed {sample.seed}"
+        evaluations = rows[name]["network_evaluations"]
+        note = f"{sample.run}, {rows[name]['sampler']}, {sample.steps} steps, {evaluations} evaluations, seed {sample.seed}"
         pictures = [page.picture(grid, f"samples of {name}"), page.picture(strip, f"from noise to image, {name}")]
         cards.append(page.card(name, note, pictures))
     return page.section(
@@ -107,24 +127,54 @@ def _samples(cfg: Params, root: Path) -> str:
     )
 
 
+def _memorisation(cfg: Params, root: Path, comparison: Source) -> str:
+    groups = [("samples", comparison.get("samples")), ("baselines", comparison.get("baselines"))]
+    cards = []
+    for row in comparison.get("samples"):
+        name = row["sample"]
+        path = root / "runs" / cfg.samples[name].run / "evaluations" / name / "neighbours.png"
+        picture = page.picture(existing(path, f"evaluate@{name}").read_bytes(), f"nearest training images of {name}")
+        note = f"{row['memorisation']['memorised']:.1%} memorised, distance ratio {row['memorisation']['distance_ratio']:.3g}"
+        cards.append(page.card(name, note, [picture]))
+    return page.section(
+        "Memorisation",
+        as_html(memorisation_columns(), groups),
+        page.paragraph(MEMORISATION, soft=True),
+        page.paragraph("The samples that lie closest to a training image, the closest first; below each, that training image."),
+        f'<div class="cards">{"".join(cards)}</div>',
+    )
+
+
 def _training(cfg: Params, root: Path) -> str:
     from pipeline.reporting.curves import losses, training_curves
 
     curves = {}
-    for name in dict.fromkeys(sample.run for sample in cfg.samples.values()):
+    for name, stage_name in trained(cfg).items():
         path = root / "reports" / "curves" / f"{name}.csv"
-        curves[name] = columns(path, f"train@{name}", "step")
+        curves[name] = columns(path, stage_name, "step")
         if not losses(curves[name]):
-            raise ValueError(f"{path} has no pair of columns <part> and valid/<part>; run: dvc repro -f train@{name}")
+            raise ValueError(f"{path} has no pair of columns <part> and valid/<part>; run: dvc repro -f {stage_name}")
     caption = "Loss by optimiser step. Objectives differ between families: compare the shape, not the height."
     return page.section("Training", page.figure(training_curves(curves), "training", caption))
+
+
+def trained(cfg: Params) -> dict[str, str]:
+    """What the samples rest on that was trained, with the stage that trains it: runs, halves of combined ones, codecs."""
+    names: dict[str, str] = {}
+    for run in dict.fromkeys(sample.run for sample in cfg.samples.values()):
+        codec = config.latents_of(cfg.data_of(run))
+        if codec is not None:
+            names[codec] = f"codec@{codec}"
+        halves = cfg.combined.get(run)
+        names |= {name: f"train@{name}" for name in ([run] if halves is None else [halves.denoiser, halves.generator])}
+    return names
 
 
 def _bounds(cfg: Params, root: Path, comparison: Source) -> str:
     from pipeline.reporting.curves import bound_curves
 
     curves = {
-        name: (cfg.runs[name].family, columns(root / "reports" / "bounds" / f"{name}.csv", f"bound@{name}", "time"))
+        name: (cfg.family(name), columns(root / "reports" / "bounds" / f"{name}.csv", f"bound@{name}", "time"))
         for name in cfg.bounds
     }
     caption = "Where the bits go: the area under a curve is the diffusion term; bands are one standard error."
@@ -163,7 +213,11 @@ def _provenance(cfg: Params, comparison: Source) -> str:
     import yaml
 
     measured = comparison.get("measured")
-    used = cfg.model_dump(mode="json", by_alias=True, include={"data", "extractors", "runs", "samples", "bounds", "evaluate"})
+    used = cfg.model_dump(
+        mode="json",
+        by_alias=True,
+        include={"data", "extractors", "codecs", "runs", "combined", "samples", "bounds", "evaluate"},
+    )
     origin = {
         "data hash": measured["data"],
         "extractor and weight hash": measured["extractor"],

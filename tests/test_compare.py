@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import compare
+from pipeline import compare, report
 from pipeline.reporting.labels import Box, place
+from pipeline.reporting.rows import described, family
 from pipeline.reporting.table import significant
-from tests.comparison_files import BASELINES, BOUND, SAMPLES, params, write_inputs, write_json
+from pipeline.yaml_file import tuples
+from tests.comparison_files import BASELINES, BOUND, SAMPLES, SPREADS, memorisation, params, write_inputs, write_json
 
 OUTPUTS = ("compare.json", "compare.md", "trilemma.svg", "samples.png")
 
@@ -43,13 +45,97 @@ def test_every_value_stands_in_its_column(root: Path) -> None:
     for row in rows:
         run, sampler, steps, speed, fd, (low, high), kid, score, precision, density, recall, coverage = SAMPLES[row["sample"]]
         bound = BOUND if run == "vdm-wide" else {"total": None, "standard_error": None}
+        del row["front"], row["dominated_by"]  # below
+        values = {
+            "kid": kid, "inception_score": score, "precision": precision, "density": density, "recall": recall,
+            "coverage": coverage,
+        }  # fmt: skip
+        intervals = {
+            f"{key}_{end}": pytest.approx(value + sign * SPREADS[key], rel=1e-3)
+            for key, value in values.items()
+            for end, sign in (("low", -1), ("high", 1))
+        }
         assert row == {
             "sample": row["sample"], "run": run, "family": {"ddpm": "ddpm", "vdm-wide": "vdm"}[run], "sampler": sampler,
-            "steps": steps, "network_evaluations": steps, "images_per_second": speed, "fd": fd, "fd_low": low, "fd_high": high,
-            "kid": kid, "inception_score": score, "precision": precision, "density": density, "recall": recall,
-            "coverage": coverage, "bits_per_dim": bound["total"], "bits_per_dim_standard_error": bound["standard_error"],
-            "images": 1000,
+            "kind": sampler, "steps": steps, "guidance": None, "network_evaluations": steps, "images_per_second": speed,
+            "images_per_second_low": pytest.approx(speed * 2 / 2.2, rel=2e-3),
+            "images_per_second_high": pytest.approx(speed * 2 / 1.9, rel=2e-3), "fd": fd, "fd_low": low, "fd_high": high,
+            **values, **intervals, "bits_per_dim": bound["total"], "bits_per_dim_standard_error": bound["standard_error"],
+            "memorisation": memorisation(row["sample"]), "clip": True, "images": 1000,
         }  # fmt: skip
+
+
+def test_who_dominates_whom_and_how_surely(root: Path) -> None:
+    """vdm-ddim beats ddpm-ddim in all three, in speed within its noise; vdm-ancestral beats ddpm-ancestral beyond every
+    interval, and vdm-ddim, as fast as it is, recalls more than ddpm-ancestral too."""
+    rows = {row["sample"]: row for row in compare.run(params(), root)["samples"]}
+    assert {name for name, row in rows.items() if row["front"]} == {"vdm-ancestral", "vdm-ddim"}
+    assert rows["ddpm-ddim"]["dominated_by"] == [{"sample": "vdm-ddim", "clear": False, "within": ["images/s"]}]
+    assert rows["ddpm-ancestral"]["dominated_by"] == [
+        {"sample": "vdm-ancestral", "clear": True, "within": []},
+        {"sample": "vdm-ddim", "clear": True, "within": []},
+    ]
+    assert rows["vdm-ddim"]["dominated_by"] == []
+
+
+def test_the_conclusion_names_the_best_the_front_and_the_ratios(root: Path) -> None:
+    found = "\n".join(compare.run(params(), root)["conclusion"])
+    assert found in (root / "reports" / "compare.md").read_text().replace("\n\n", "\n")
+    for part in (
+        "Fastest: vdm-ddim, 26.1 images/s with 25 network evaluations per image.",
+        "Best quality: vdm-ancestral, FD 4.33 (3.94 to 4.85).",
+        "Most diverse: vdm-ancestral, recall 0.726 (0.702 to 0.750).",
+        "vdm-ancestral and vdm-ddim (2 of 4)",
+        "Clearly dominated: ddpm-ancestral.",
+        "Dominated within the intervals: ddpm-ddim.",
+        "Against the slowest sample, ddpm-ancestral with 200 network evaluations per image",
+        f"ddpm-ddim (ddpm) is {25.4 / 3.21:.2f} times as fast, at {8.42 / 7.51:.2f} times its FD",
+        f"vdm-ddim (vdm) is {26.1 / 3.21:.2f} times as fast, at {4.94 / 7.51:.3f} times its FD",
+        f"of ddpm-ddim; the baseline mean-image has 103, {103.2 / 8.42:.1f} times that",
+    ):
+        assert part in found, part
+
+
+def test_without_intervals_nothing_is_clear(root: Path) -> None:
+    cfg = params()
+    rows = compare.run(cfg.model_copy(update={"evaluate": cfg.evaluate.model_copy(update={"bootstrap": 0})}), root)["samples"]
+    assert rows[0]["fd_low"] is None
+    assert [other["within"] for other in rows[0]["dominated_by"]] == [["FD", "recall"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("sampler", "guidance", "words"),
+    [
+        ({"kind": "ddim"}, None, "ddim"), ({"kind": "ddim", "eta": 0.5}, None, "ddim eta 0.5"),
+        ({"kind": "ancestral", "variance": "small", "clip": False}, None, {"ancestral", "small", "clip off"}),
+        ({"kind": "ddim", "spacing": "quadratic"}, 2.5, {"ddim", "quadratic", "guidance 2.5"}),
+        ({"kind": "ancestral"}, 0.0, {"ancestral", "guidance 0"}),
+    ],
+)  # fmt: skip
+def test_a_sampler_is_named_with_its_options(sampler: dict[str, object], guidance: float | None, words: str | set[str]) -> None:
+    found = described(sampler, guidance, "samples.a.sampler")
+    if isinstance(words, str):
+        assert found == words
+    else:
+        assert all(word in found for word in words)
+        assert "eta" not in found
+
+
+def test_combined_runs_and_latents_have_their_family(root: Path) -> None:
+    """A run put together of two others, and one on latents, beside their sources."""
+    cfg = params()
+    training = {"steps": 10, "learning_rate": 1e-3}
+    raw = cfg.model_dump(mode="json", by_alias=True) | {
+        "codecs": {"kl": {"family": "autoencoder", "data": "data/prepared", "training": training}},
+        "combined": {"both": {"denoiser": "ddpm", "generator": "ddpm"}},
+    }
+    raw["runs"]["latent"] = raw["runs"]["ddpm"] | {"data": "data/latents/kl"}
+    read = type(cfg).model_validate(tuples(raw))
+    assert [family(read, run) for run in ("ddpm", "vdm-wide", "both", "latent")] == ["ddpm", "vdm", "daed", "latent ddpm"]
+    named = {**read.samples, "a": read.samples["ddpm-ddim"].model_copy(update={"run": "both"})}
+    named["b"] = read.samples["ddpm-ddim"].model_copy(update={"run": "latent"})
+    found = report.trained(read.model_copy(update={"samples": named}))
+    assert found == {"ddpm": "train@ddpm", "vdm-wide": "train@vdm-wide", "kl": "codec@kl", "latent": "train@latent"}
 
 
 def test_markdown_row(root: Path) -> None:
@@ -59,6 +145,18 @@ def test_markdown_row(root: Path) -> None:
         "sample": "vdm-ancestral", "model": "vdm-wide (vdm)", "sampler": "ancestral", "steps": "100", "evaluations ↓": "100",
         "images/s ↑": "6.43", "FD (95 %) ↓": "4.33 (3.94 to 4.85)", "KID ↓": "0.00670", "inception score ↑": "7.53",
         "precision ↑": "0.854", "density ↑": "0.965", "recall ↑": "0.726", "coverage ↑": "0.787", "bits/dim ↓": "3.012 ± 0.017",
+    }  # fmt: skip
+    text = text[text.index("## Speed, quality") :] + text
+    assert cells(text, "ddpm-ddim") | {"KID (95 %) ↓": "", "coverage (95 %) ↑": ""} == {
+        "sample": "ddpm-ddim", "dominated by": "within intervals: vdm-ddim (images/s)",
+        "images/s (95 %) ↑": "25.4 (23.1 to 26.7)", "evaluations ↓": "25",
+        "FD (95 %) ↓": "8.42 (7.93 to 9.04)", "KID (95 %) ↓": "", "precision (95 %) ↑": "0.832 (0.820 to 0.844)",
+        "recall (95 %) ↑": "0.554 (0.530 to 0.578)", "coverage (95 %) ↑": "", "bits/dim ↓": "–",
+    }  # fmt: skip
+    text = text[text.index("## Memorisation") :] + text
+    assert cells(text, "noise") == {
+        "sample": "noise", "memorised ↓": "0.0700", "closer than test": "0.140", "distance ratio": "1.70",
+        "copies of training images ↓": "7", "equal pairs ↓": "17", "nearly equal pairs ↓": "27",
     }  # fmt: skip
     for fact in ("convnet@1a2b3c4d", "1000 images", "test (2000)", "not FID", "9f8e7d6c", "cpu"):
         assert fact in text

@@ -1,5 +1,6 @@
 """The stage on small arrays: what it writes, what it refuses, what it says."""
 
+import io
 import json
 import subprocess
 import sys
@@ -10,9 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from scipy.spatial.distance import cdist
 
-from pipeline import artifacts, config, evaluate
+from pipeline import artifacts, config, evaluate, neighbours
 from pipeline.metrics.features import Features
+from pipeline.metrics.nearest import memorisation, nearest
 from pipeline.reporting.sources import Source
 from pipeline.training import saved
 
@@ -94,8 +98,8 @@ def project(tmp_path: Path) -> Path:
     artifacts.write_array(made / "images.npy", pictures(9, 40))
     artifacts.write_json(
         made / "sample.json",
-        {"run": "ddpm", "sampler": {"kind": "ancestral"}, "steps": 7, "seed": 0, "weights": "cd" * 32, "data": data.hash,
-         "nonfinite": {"3": 2}},
+        {"run": "ddpm", "sampler": {"kind": "ancestral", "clip": True}, "steps": 7, "seed": 0, "weights": "cd" * 32,
+         "data": data.hash, "nonfinite": {"3": 2}},
     )  # fmt: skip
     artifacts.write_json(
         made / "timing.json",
@@ -122,12 +126,21 @@ def test_writes_rounded_numbers_with_their_provenance_and_details_in_full(projec
     assert {key: list(values) for key, values in metrics.items()} == {
         "quality": ["fd", "kid", "precision", "density", "inception_score"],
         "diversity": ["recall", "coverage"],
+        "memorisation": [
+            "memorised",
+            "closer_than_test",
+            "distance_ratio",
+            "training_copies",
+            "duplicates",
+            "near_duplicates",
+        ],
         "speed": ["network_evaluations", "images_per_second"],
-        "measured": ["extractor", "data", "images", "reference", "device"],
+        "measured": ["extractor", "data", "images", "reference", "device", "clip"],
     }
     assert metrics["speed"] == {"network_evaluations": 7, "images_per_second": 120}
     assert metrics["measured"] == {
-        "extractor": "rows@abababab", "data": data.hash[:8], "images": 40, "reference": "test (80)", "device": "cpu (test)"
+        "extractor": "rows@abababab", "data": data.hash[:8], "images": 40, "reference": "test (80)", "device": "cpu (test)",
+        "clip": True,
     }  # fmt: skip
     for group in ("quality", "diversity"):
         for name, value in metrics[group].items():
@@ -146,6 +159,54 @@ def test_writes_rounded_numbers_with_their_provenance_and_details_in_full(projec
     assert (nonfinite.sum(), nonfinite[3]) == (2, 2)
     np.testing.assert_array_equal(predicted, pictures(9, 40).mean(axis=(1, 3)).argmax(1))
     np.testing.assert_array_equal(real, pictures(2, 80))
+
+
+def with_copies(project: Path) -> np.ndarray:
+    """A sample of 40 images of which 5 are training images, two of them the same one, and 2 more are equal."""
+    images, training = pictures(9, 40), pictures(0, 120)
+    images[[3, 8, 20, 31]], images[12] = training[[50, 60, 70, 80]], training[50]
+    images[39] = images[38]
+    artifacts.write_array(project / "runs/ddpm/samples/small/images.npy", images)
+    return images
+
+
+def test_copies_are_counted_and_their_originals_named(project: Path):
+    images, training = with_copies(project), pictures(0, 120)
+    equal = [sum(np.array_equal(image, other) for other in training) for image in images]
+    pairs = sum(np.array_equal(images[i], images[j]) for i in range(40) for j in range(i))
+    apart = [abs(images[i].astype(int) - images[j]).mean() for i in range(40) for j in range(i)]
+    near = sum(0 < one <= 1.5 * 15 / 255 for one in apart)
+    assert evaluate.run(params(project), "small", project, Rows(), Check()) == []
+    metrics, details = (artifacts.read_json(file) for file in outputs(project)[:2])
+    assert sum(equal) == metrics["memorisation"]["training_copies"] == 5
+    assert metrics["memorisation"]["memorised"] >= 5 / 40
+    assert (metrics["memorisation"]["duplicates"], metrics["memorisation"]["near_duplicates"]) == (pairs, near) == (2, 0)
+    found = details["memorisation"]
+    assert [found["nearest"][index] for index in (3, 8, 12, 20, 31)] == [50, 60, 50, 70, 80]
+    flat, others = (array.reshape(len(array), -1).astype(float) for array in (images, training))
+    np.testing.assert_allclose(found["distances"], cdist(flat, others).min(axis=1), rtol=1e-5)
+
+
+def test_the_picture_shows_each_image_above_its_nearest_training_image(project: Path):
+    images, training = with_copies(project), pictures(0, 120)
+    evaluate.run(params(project), "small", project, Rows(), Check())
+    memory = artifacts.read_json(outputs(project)[1])["memorisation"]
+    picture = np.asarray(Image.open(project / "runs/ddpm/evaluations/small/neighbours.png"))[..., 0]
+    order = np.argsort(memory["distances"], kind="stable")[:20]
+    assert picture.shape == (4 * 9 + 1, 10 * 9 + 1)
+    for place, index in enumerate(order):
+        row, column = divmod(place, 10)
+        for below, image in enumerate((images[index], training[memory["nearest"][index]])):
+            top, left = 1 + 9 * (2 * row + below), 1 + 9 * column
+            np.testing.assert_array_equal(picture[top : top + 8 : 2, left : left + 8 : 2], image[0] * 17)
+
+
+@pytest.mark.parametrize(("count", "rows"), [(4, 1), (10, 1), (15, 1), (25, 2)])
+def test_the_picture_has_full_rows(count: int, rows: int):
+    images, training = pictures(9, count), pictures(0, 30)
+    memory = memorisation(images, training, nearest(pictures(2, 30), training))
+    shown = np.asarray(Image.open(io.BytesIO(neighbours.picture(images, training, memory, 16))))
+    assert shown.shape[:2] == (2 * rows * 9 + 1, min(count, 10) * 9 + 1)
 
 
 def test_the_same_files_twice(project: Path):
@@ -194,6 +255,14 @@ def test_baselines_are_ordered_and_need_no_gate(project: Path):
     assert fd["mean-image"] > 3 * fd["training-images"]
     assert metrics["training-images"]["diversity"]["coverage"] > 3 * metrics["noise"]["diversity"]["coverage"]
     assert 0 < details["mean-image"]["clipped"] < 0.5
+    memory = {name: metrics[name]["memorisation"] for name in ("training-images", "noise")}
+    assert memory["training-images"] | {"duplicates": 0, "near_duplicates": 0} == {
+        "memorised": 1, "closer_than_test": 1, "distance_ratio": 0, "training_copies": 50, "duplicates": 0, "near_duplicates": 0
+    }  # fmt: skip
+    assert memory["noise"] | {"distance_ratio": 2} == {
+        "memorised": 0, "closer_than_test": 0, "distance_ratio": 2, "training_copies": 0, "duplicates": 0, "near_duplicates": 0
+    }  # fmt: skip
+    assert memory["noise"]["distance_ratio"] > 1.2
     assert len(details["noise"]["intervals"]["fd"]) == 2
 
 

@@ -74,6 +74,7 @@ def test_pictures_of_every_sample_are_inside(root: Path) -> None:
         for name, row in SAMPLES.items()
         for file in ("grid.png", "trajectory.png")
     ]
+    files += [root / "runs" / row[0] / "evaluations" / name / "neighbours.png" for name, row in SAMPLES.items()]
     assert embedded == {file.read_bytes() for file in files}
 
 
@@ -87,7 +88,12 @@ def test_charts_share_no_ids(root: Path) -> None:
 
 def test_table_rows(root: Path) -> None:
     found = page(root)
-    rows = {row[0]: row for row in found.rows}
+    rows: dict[str, list[str]] = {}
+    for row in found.rows:
+        rows.setdefault(row[0], row)  # the first table with this name is that of the front
+    assert rows["vdm-ddim"][:3] == ["vdm-ddim", "nobody: on the front", "26.1 (23.7 to 27.5)"]
+    assert rows["ddpm-ddim"][1] == "within intervals: vdm-ddim (images/s)"
+    rows = {row[0]: row for row in found.rows if len(row) == 14}
     assert rows["vdm-ddim"][1:7] == ["vdm-wide (vdm)", "ddim", "25", "25", "26.1", "4.94 (4.45 to 5.56)"]
     assert rows["vdm-ddim"][9:] == ["0.876", "0.987", "0.668", "0.769", "3.012 ± 0.017"]
     assert rows["ddpm-ddim"][-1] == "–"
@@ -103,8 +109,9 @@ def test_values_are_escaped(root: Path) -> None:
     content["baselines"][0]["sample"] = evil
     write_json(path, content)
     found = page(root)
-    assert found.tags.count("img") == 2 * len(SAMPLES)
-    assert [evil in row for row in found.rows].count(True) == 2
+    assert found.tags.count("img") == 3 * len(SAMPLES)
+    # The sampler in the table of numbers, the baseline there and in that of memorisation.
+    assert [evil in row for row in found.rows].count(True) == 3
 
 
 @pytest.mark.parametrize(
@@ -116,6 +123,7 @@ def test_values_are_escaped(root: Path) -> None:
         ("reports/bounds/vdm-wide.csv", "bound@vdm-wide"),
         ("runs/ddpm/samples/ddpm-ddim/grid.png", "sample@ddpm-ddim"),
         ("runs/vdm-wide/samples/vdm-ddim/trajectory.png", "sample@vdm-ddim"),
+        ("runs/vdm-wide/evaluations/vdm-ddim/neighbours.png", "evaluate@vdm-ddim"),
     ],
 )
 def test_a_missing_file_names_the_stage(root: Path, path: str, stage: str) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pipeline.metrics.features import matrix
@@ -32,8 +33,9 @@ def moments(features: NDArray[np.floating]) -> Moments:
     """Mean and covariance factor of (N, d) features. Raises ValueError for N < 2 and for values that are not finite."""
     points = matrix(features, least=2)
     mean = points.mean(axis=0)
-    factor = np.linalg.qr((points - mean) / np.sqrt(len(points) - 1), mode="r")
-    return Moments(mean, np.asarray(factor))
+    # By torch, as all heavy work: numpy's own pool of threads would fight with torch's for the cores.
+    factor = torch.linalg.qr(torch.from_numpy((points - mean) / np.sqrt(len(points) - 1)), mode="r").R
+    return Moments(mean, factor.numpy())
 
 
 def frechet_distance(first: Moments, second: Moments) -> float:
@@ -42,5 +44,5 @@ def frechet_distance(first: Moments, second: Moments) -> float:
         raise ValueError(f"features have widths {len(first.mean)} and {len(second.mean)}; use one extractor for both sets")
     shift = np.sum((first.mean - second.mean) ** 2)
     traces = np.sum(first.factor**2) + np.sum(second.factor**2)
-    overlap = np.linalg.svd(first.factor @ second.factor.T, compute_uv=False).sum()
+    overlap = torch.linalg.svdvals(torch.from_numpy(first.factor) @ torch.from_numpy(second.factor).T).sum()
     return float(shift + traces - 2 * overlap)

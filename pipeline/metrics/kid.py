@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pipeline.metrics.features import matrix
@@ -31,17 +32,22 @@ class KernelDistance:
         return float(self.subsets.std())
 
 
+def kernel(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, M): (x_i.y_j / d + 1)^3 of (N, d) and (M, d)."""
+    # By torch, as all heavy work: numpy's own pool of threads would fight with torch's for the cores.
+    products = torch.from_numpy(first) @ torch.from_numpy(second).T
+    return np.asarray((products / first.shape[1] + 1).pow(3).numpy())
+
+
 def kernel_sum(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     """sum_ij (x_i.y_j / d + 1)^3 over (N, d) and (M, d), in blocks of rows."""
-    width = first.shape[1]
-    return float(sum(((rows @ second.T / width + 1) ** 3).sum() for rows in _blocks(first)))
+    return float(sum(kernel(rows, second).sum() for rows in _blocks(first)))
 
 
 def within(points: NDArray[np.float64]) -> float:
     """Mean kernel over the N (N - 1) pairs i != j."""
-    count, width = points.shape
-    own = (((points**2).sum(axis=1) / width + 1) ** 3).sum()
-    return float((kernel_sum(points, points) - own) / (count * (count - 1)))
+    count = len(points)
+    return float((kernel_sum(points, points) - _own(points).sum()) / (count * (count - 1)))
 
 
 def between(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
@@ -75,6 +81,29 @@ def kernel_distance(
         mmd(x[rng.choice(len(x), size, replace=False)], y[rng.choice(len(y), size, replace=False)]) for _ in range(subsets)
     ]
     return KernelDistance(np.array(values))
+
+
+def of_subsets(
+    points: NDArray[np.float64], subsets: NDArray[np.int64], reference: NDArray[np.float64], reference_within: float
+) -> NDArray[np.float64]:
+    """(S,): unbiased MMD^2 of points[subset] and `reference` for each row of `subsets`, (S, n) indices without repeats.
+
+    `reference_within` is within(reference). The kernel is computed once instead of once per subset.
+    """
+    size = subsets.shape[1]
+    members = np.zeros((len(subsets), len(points)))
+    np.put_along_axis(members, subsets, 1.0, axis=1)
+    pairs, across = -(members @ _own(points)), np.zeros(len(subsets))
+    for start in range(0, len(points), BLOCK):
+        rows, inside = points[start : start + BLOCK], members[:, start : start + BLOCK]
+        pairs += (inside @ kernel(rows, points) * members).sum(axis=1)
+        across += inside @ kernel(rows, reference).sum(axis=1)
+    return np.asarray(pairs / (size * (size - 1)) + reference_within - 2 * across / (size * len(reference)))
+
+
+def _own(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N,): the kernel of every point with itself."""
+    return np.asarray(((points**2).sum(axis=1) / points.shape[1] + 1) ** 3)
 
 
 def _blocks(points: NDArray[np.float64]) -> list[NDArray[np.float64]]:

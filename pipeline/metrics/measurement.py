@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pipeline.metrics import kid
@@ -13,7 +15,7 @@ from pipeline.metrics.features import Features, matrix
 from pipeline.metrics.frechet import Moments, frechet_distance, moments
 from pipeline.metrics.inception_score import InceptionScore, inception_score
 from pipeline.metrics.interval import Interval, halves, interval
-from pipeline.metrics.prdc import Manifold, Neighbourhoods, manifold, neighbourhoods
+from pipeline.metrics.prdc import Manifold, Neighbourhoods, manifold, neighbourhoods, of_subsets
 
 # rng(purpose): a generator keyed by the purpose, so that no metric's draws depend on another's.
 Keyed = Callable[[str], np.random.Generator]
@@ -70,6 +72,18 @@ def describe(features: NDArray[np.floating], settings: Settings) -> Reference:
     return Reference(points, moments(points), manifold(points, settings.neighbours), kid.within(points))
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Hundreds of small operations: on a busy machine, threads would wait for each other much longer than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@one_thread()
 def measure(generated: Features, reference: Reference, settings: Settings, rng: Keyed) -> Measurement:
     """Every metric of N generated images. Raises ValueError for too few images, or features that are not finite."""
     points = matrix(generated.features, least=2)
@@ -93,22 +107,25 @@ def measure(generated: Features, reference: Reference, settings: Settings, rng: 
     )
     if not settings.replicates:
         return measured
-    shuffle = rng("inception score of halves")
-    replicates: dict[str, list[float]] = {name: [] for name in measured.values}
-    for half in halves(count, settings.replicates, rng("halves")):
-        some = points[half]
-        score = inception_score(generated.probabilities[half], settings.inception_score_splits, shuffle)
-        found = {
-            "fd": frechet_distance(moments(some), reference.moments),
-            # The whole half instead of subsets of it: the same expectation, and no Monte Carlo error of subsets.
-            "kid": kid.within(some) + reference.kernel - 2 * kid.between(some, reference.features),
-            "inception_score": score.mean,
-            **_shares(neighbourhoods(manifold(some, settings.neighbours), reference.manifold)),
-        }
-        for name, value in found.items():
-            replicates[name].append(value)
+    replicates = _replicates(generated, points, reference, settings, rng)
     intervals = {name: interval(measured.values[name], np.array(found), count) for name, found in replicates.items()}
     return replace(measured, intervals=intervals)
+
+
+def _replicates(
+    generated: Features, points: NDArray[np.float64], reference: Reference, settings: Settings, rng: Keyed
+) -> dict[str, list[float]]:
+    """Every metric of each of the halves."""
+    shuffle, chosen = rng("inception score of halves"), halves(len(points), settings.replicates, rng("halves"))
+    shares = [_shares(some) for some in of_subsets(points, chosen, settings.neighbours, reference.manifold)]
+    splits = settings.inception_score_splits
+    return {
+        "fd": [frechet_distance(moments(points[half]), reference.moments) for half in chosen],
+        # The whole half instead of subsets of it: the same expectation, and no Monte Carlo error of subsets.
+        "kid": kid.of_subsets(points, chosen, reference.features, reference.kernel).tolist(),
+        "inception_score": [inception_score(generated.probabilities[half], splits, shuffle).mean for half in chosen],
+        **{name: [share[name] for share in shares] for name in shares[0]},
+    }
 
 
 def _shares(found: Neighbourhoods) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.metrics.features import INCEPTION, Extractor
 from pipeline.metrics.measurement import DIVERSITY, QUALITY, Measurement, Settings
+from pipeline.metrics.nearest import Memorisation
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,13 @@ def rounded(found: Measurement, ground: Ground) -> dict[str, dict[str, float]]:
     groups = {"quality": QUALITY, "diversity": DIVERSITY}
     return {
         group: _named({name: significant(found.values[name], 4) for name in names}, ground) for group, names in groups.items()
+    }
+
+
+def memorised(found: Memorisation, pairs: Mapping[str, int]) -> dict[str, float]:
+    """The group `memorisation`: shares and the ratio with 4 significant digits, counts as they are."""
+    return {
+        name: value if isinstance(value, int) else significant(value, 4) for name, value in {**found.values, **pairs}.items()
     }
 
 

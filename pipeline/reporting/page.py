@@ -27,6 +27,7 @@ th, td { padding: .35rem .45rem; border-bottom: 1px solid var(--line); text-alig
 th { font-weight: 600; white-space: normal; vertical-align: bottom; } .number { text-align: right; }
 tbody.baselines { color: var(--soft); font-style: italic; }
 tbody.findings td { white-space: normal; } tbody.findings .number { white-space: nowrap; }
+tbody.front td:nth-child(2) { white-space: normal; min-width: 17rem; }
 figure { margin: 1rem 0; }
 figure svg { display: block; max-width: 100%; height: auto; }
 figure svg text { fill: var(--ink) !important; }

@@ -61,10 +61,12 @@ def _model(row: Row) -> str:
     return str(run) if run == family else f"{run} ({family})"
 
 
-def _distance(distance: str) -> Callable[[Row], str]:
+def with_interval(key: str) -> Callable[[Row], str]:
+    """Cell "4.33 (3.94 to 4.85)"; the value alone for a row that has no interval."""
+
     def cell(row: Row) -> str:
-        low, high = row.get(f"{distance}_low"), row.get(f"{distance}_high")
-        value = significant(row[distance])
+        low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
+        value = significant(row[key])
         return value if low is None or high is None else f"{value} ({significant(low)} to {significant(high)})"
 
     return cell
@@ -89,7 +91,7 @@ def sample_columns(distance: str) -> list[Column]:
         Column("steps", _text("steps")),
         Column("evaluations", _text("network_evaluations"), better="↓"),
         Column("images/s", _significant("images_per_second"), better="↑"),
-        Column(f"{distance.upper()} (95 %)", _distance(distance), better="↓"),
+        Column(f"{distance.upper()} (95 %)", with_interval(distance), better="↓"),
         Column("KID", _significant("kid"), better="↓"),
         Column("inception score", _decimals("inception_score", 2), better="↑"),
         Column("precision", _decimals("precision"), better="↑"),
@@ -98,6 +100,53 @@ def sample_columns(distance: str) -> list[Column]:
         Column("coverage", _decimals("coverage"), better="↑"),
         Column("bits/dim", with_error("bits_per_dim", "bits_per_dim_standard_error"), better="↓"),
     ]
+
+
+def front_columns(distance: str) -> list[Column]:
+    """The three axes with their intervals, who is on the front, and who dominates the others."""
+    return [
+        Column("sample", _text("sample"), numeric=False),
+        Column("dominated by", _dominated, numeric=False),
+        Column("images/s (95 %)", with_interval("images_per_second"), better="↑"),
+        Column("evaluations", _text("network_evaluations"), better="↓"),
+        Column(f"{distance.upper()} (95 %)", with_interval(distance), better="↓"),
+        Column("recall (95 %)", with_interval("recall"), better="↑"),
+        Column("KID (95 %)", with_interval("kid"), better="↓"),
+        Column("precision (95 %)", with_interval("precision"), better="↑"),
+        Column("coverage (95 %)", with_interval("coverage"), better="↑"),
+        Column("bits/dim", with_error("bits_per_dim", "bits_per_dim_standard_error"), better="↓"),
+    ]
+
+
+def _dominated(row: Row) -> str:
+    clear = [other["sample"] for other in row["dominated_by"] if other["clear"]]
+    within = [f"{other['sample']} ({', '.join(other['within'])})" for other in row["dominated_by"] if not other["clear"]]
+    parts = [f"{words}: {', '.join(names)}" for words, names in (("clearly", clear), ("within intervals", within)) if names]
+    return "; ".join(parts) or "nobody: on the front"
+
+
+def memorisation_columns() -> list[Column]:
+    def of(name: str) -> Callable[[Row], str]:
+        return lambda row: significant(row["memorisation"].get(name))
+
+    return [
+        Column("sample", _text("sample"), numeric=False),
+        Column("memorised", of("memorised"), better="↓"),
+        Column("closer than test", of("closer_than_test")),
+        Column("distance ratio", of("distance_ratio")),
+        Column("copies of training images", of("training_copies"), better="↓"),
+        Column("equal pairs", of("duplicates"), better="↓"),
+        Column("nearly equal pairs", of("near_duplicates"), better="↓"),
+    ]
+
+
+MEMORISATION = (
+    "Distances are Euclidean between pixels, to the training images. Memorised: the share of images whose nearest training "
+    "image is less than a third as far as the second nearest (Yoon et al. 2023), or equal to them. Closer than test: the share "
+    "closer to a training image than 1 % of the test images are; fresh real images have 0.01, training images 1. Distance "
+    "ratio: the median distance to the nearest training image over that of the test images; below 1 means closer than fresh "
+    "real images. Pairs are counted among the images of a row."
+)
 
 
 def bound_columns() -> list[Column]:

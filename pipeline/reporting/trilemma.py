@@ -1,4 +1,4 @@
-"""The chart of the trilemma: speed against quality, and speed against diversity."""
+"""The chart of the trilemma: speed against quality, and speed against diversity, with a key of numbered samples."""
 
 from __future__ import annotations
 
@@ -13,43 +13,53 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]
+Look = Mapping[str, Any]
 
 
 def trilemma(samples: Sequence[Row], baselines: Sequence[Row], distance: str) -> str:
-    """SVG with two panels: images/s against FD (95 % interval) and against recall. Colour is the family, marker the sampler.
+    """SVG with two panels, images/s against FD and against recall, 95 % intervals as bars, and a key.
 
-    samples: rows of reports/compare.json; `distance` is "fd" or "fid". Baselines are dashed lines, named on the right.
+    samples: rows of reports/compare.json; `distance` is "fd" or "fid". Colour is the family, the marker the kind of sampler;
+    filled is who is on the Pareto front, hollow who is dominated. Numbers run through the front first, the fastest first.
+    Baselines are dashed lines, named on the right.
     """
     colours = assign([row["family"] for row in samples], COLOURS)
-    markers = assign([row["sampler"] for row in samples], MARKERS)
+    markers = assign([row["kind"] for row in samples], MARKERS)
+    ranked = sorted(samples, key=lambda row: (not row["front"], -row["images_per_second"]))
+    looks = {
+        row["sample"]: {
+            "marker": markers[row["kind"]],
+            "color": colours[row["family"]],
+            "markerfacecolor": colours[row["family"]] if row["front"] else "white",
+        }
+        for row in samples
+    }
     with style():
-        figure = new(11.5, 5.6)
-        panels = figure.subplots(1, 2)
-        figure.subplots_adjust(left=0.06, right=0.90, bottom=0.19, top=0.93, wspace=0.42)
-        quality, diversity = panels
-        _speed_axis(quality, samples)
-        _speed_axis(diversity, samples)
+        figure = new(13.5, max(5.6, 1.6 + 0.2 * len(samples)))
+        quality, diversity, key = figure.subplots(1, 3, width_ratios=[1, 1, 0.52])
+        figure.subplots_adjust(left=0.05, right=0.995, bottom=0.19, top=0.93, wspace=0.4)
         quality.set_title("Quality against speed")
         quality.set_ylabel(f"{distance.upper()}  (lower is better)")
-        _distance_axis(quality, samples, baselines, distance)
         diversity.set_title("Diversity against speed")
         diversity.set_ylabel("recall  (higher is better)")
-        diversity.set_ylim(-0.04, 1.04)
-        for axes, key in ((quality, distance), (diversity, "recall")):
-            _baselines(axes, baselines, key)
+        for axes in (quality, diversity):
+            _speed_axis(axes, samples)
+        _distance_axis(quality, samples, baselines, distance)
+        _recall_axis(diversity, samples)
+        for axes, column in ((quality, distance), (diversity, "recall")):
+            _baselines(axes, baselines, column)
             for row in samples:
+                _interval(axes, row, column, colours[row["family"]])
                 axes.plot(
-                    row["images_per_second"], row[key], markers[row["sampler"]], color=colours[row["family"]],
-                    markersize=7, markeredgecolor="white", markeredgewidth=0.8, zorder=4,
+                    row["images_per_second"], row[column], linestyle="", markersize=7, markeredgewidth=1.4, zorder=4,
+                    **looks[row["sample"]],
                 )  # fmt: skip
-        for row in samples:
-            if row[f"{distance}_low"] is not None:
-                ends = row[f"{distance}_low"], row[f"{distance}_high"]
-                quality.vlines(row["images_per_second"], *ends, color=colours[row["family"]], linewidth=1.6, zorder=3)
-                quality.plot([row["images_per_second"]] * 2, ends, "_", color=colours[row["family"]], markersize=7, zorder=3)
+        _better(quality, (0.86, 0.13), (0.97, 0.03))
+        _better(diversity, (0.86, 0.87), (0.97, 0.97))
         figure.draw_without_rendering()  # positions are final from here on
-        _names(figure, quality, samples, distance, f"{distance}_low", f"{distance}_high")
-        _names(figure, diversity, samples, "recall", None, None)
+        _numbers(figure, quality, ranked, distance, Box(0.8, 0.0, 1.0, 0.17))
+        _numbers(figure, diversity, ranked, "recall", Box(0.8, 0.83, 1.0, 1.0))
+        _key(key, ranked, looks)
         _legend(figure, colours, markers)
         return svg(figure)
 
@@ -79,43 +89,99 @@ def _distance_axis(axes: Axes, samples: Sequence[Row], baselines: Sequence[Row],
     plain_ticks(axes.yaxis, low, high)
 
 
+def _recall_axis(axes: Axes, samples: Sequence[Row]) -> None:
+    """Where the samples are: those of one table often differ by less than a tenth."""
+    values = [row[f"recall{end}"] for row in samples for end in ("", "_low", "_high")]
+    found = [value for value in values if value is not None]
+    margin = max(0.02, 0.12 * (max(found) - min(found)))
+    axes.set_ylim(min(found) - margin, max(found) + margin)
+
+
+def _interval(axes: Axes, row: Row, column: str, colour: str) -> None:
+    ends = row[f"{column}_low"], row[f"{column}_high"]
+    if None not in ends:
+        axes.vlines(row["images_per_second"], *ends, color=colour, linewidth=1.2, zorder=3)
+        axes.plot([row["images_per_second"]] * 2, ends, "_", color=colour, markersize=6, zorder=3)
+
+
+def _better(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """An arrow into the good corner, in shares of the panel."""
+    arrow = {"arrowstyle": "-|>", "color": MUTED, "linewidth": 1.2}
+    axes.annotate(
+        "better", end, start, xycoords="axes fraction", textcoords="axes fraction", arrowprops=arrow, color=MUTED,
+        ha="center", va="center",
+    )  # fmt: skip
+
+
 def _baselines(axes: Axes, baselines: Sequence[Row], key: str) -> None:
-    """Dashed lines with their names in the right margin; names of lines too close for two lines of text share one."""
+    """Dashed lines with their names in the right margin; names of lines too close for two lines of text share one.
+
+    Names of baselines beyond the axis stand at its end, with an arrow.
+    """
+    bottom, top = axes.get_ylim()
     groups: list[tuple[float, list[str]]] = []
     for row in sorted(baselines, key=lambda row: row[key]):
-        axes.axhline(row[key], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        height = axes.transData.transform((1, row[key]))[1]
+        name = row["sample"] if bottom <= row[key] <= top else f"{'↓' if row[key] < bottom else '↑'} {row['sample']}"
+        if bottom <= row[key] <= top:
+            axes.axhline(row[key], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        height = axes.transData.transform((1, min(max(row[key], bottom), top)))[1]
         if groups and height - groups[-1][0] < 12:
-            groups[-1][1].append(row["sample"])
+            groups[-1][1].append(name)
         else:
-            groups.append((height, [row["sample"]]))
+            groups.append((height, [name]))
     for height, names in groups:
         where = axes.transAxes.inverted().transform((0, height))[1]
         axes.text(1.015, where, "\n".join(reversed(names)), transform=axes.transAxes, va="center", color=MUTED, fontsize=8)
 
 
-def _names(figure: Figure, axes: Axes, samples: Sequence[Row], key: str, low: str | None, high: str | None) -> None:
-    """Writes each sample's name beside its point, with a thin line to it where the name had to move away."""
+def _numbers(figure: Figure, axes: Axes, ranked: Sequence[Row], key: str, kept: Box) -> None:
+    """Writes each sample's number beside its point; `kept`, in shares of the panel, stays free."""
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    points = [tuple(axes.transData.transform((row["images_per_second"], row[key]))) for row in samples]
-    sizes, taken = [], [Box(x - 5, y - 5, x + 5, y + 5) for x, y in points]
-    for row, (x, _) in zip(samples, points, strict=True):
-        text = axes.text(0, 0, row["sample"], fontsize=8.5, transform=None)
-        extent = text.get_window_extent(renderer)
-        text.remove()
-        sizes.append((extent.width + 2, extent.height + 2))
-        if low is not None and high is not None and row[low] is not None:
-            bottom, top = (axes.transData.transform((row["images_per_second"], row[end]))[1] for end in (low, high))
-            taken.append(Box(x - 2, bottom, x + 2, top))
+    points = [tuple(axes.transData.transform((row["images_per_second"], row[key]))) for row in ranked]
     frame = axes.get_window_extent(renderer)
+    taken = [
+        Box(
+            frame.x0 + kept.left * frame.width, frame.y0 + kept.bottom * frame.height,
+            frame.x0 + kept.right * frame.width, frame.y0 + kept.top * frame.height,
+        ),
+        *(Box(x - 5, y - 5, x + 5, y + 5) for x, y in points),
+    ]  # fmt: skip
+    for row, (x, _) in zip(ranked, points, strict=True):
+        if row[f"{key}_low"] is not None:
+            low, high = (axes.transData.transform((1, row[f"{key}_{end}"]))[1] for end in ("low", "high"))
+            taken.append(Box(x - 2, low, x + 2, high))
+    sizes = [(7.0 + 5.0 * (number > 9), 10.0) for number in range(1, len(ranked) + 1)]
     boxes = place(points, sizes, taken, Box(frame.x0, frame.y0, frame.x1, frame.y1))
     to_axes = axes.transAxes.inverted()
-    for row, point, box in zip(samples, points, boxes, strict=True):
+    for number, (row, point, box) in enumerate(zip(ranked, points, boxes, strict=True), start=1):
         x, y = to_axes.transform(((box.left + box.right) / 2, (box.bottom + box.top) / 2))
-        axes.text(x, y, row["sample"], fontsize=8.5, transform=axes.transAxes, ha="center", va="center", zorder=5)
-        if gap(point, box) > 12:
+        weight = "bold" if row["front"] else "normal"
+        axes.text(
+            x, y, str(number), fontsize=8.5, transform=axes.transAxes, ha="center", va="center", zorder=5, fontweight=weight
+        )
+        if gap(point, box) > 8:
             (x0, y0), (x1, y1) = to_axes.transform(point), to_axes.transform(nearest(point, box))
             axes.plot([x0, x1], [y0, y1], color=MUTED, linewidth=0.7, transform=axes.transAxes, zorder=2)
+
+
+def _key(axes: Axes, ranked: Sequence[Row], looks: Mapping[str, Look]) -> None:
+    """Number, marker and name of every sample, the front first."""
+    axes.set_axis_off()
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    step = min(0.05, 1 / (len(ranked) + 3.5))
+    height, headed = 1.0, set[bool]()
+    for number, row in enumerate(ranked, start=1):
+        if row["front"] not in headed:
+            height -= 0.5 * step if headed else 0.0
+            headed.add(row["front"])
+            words = "On the front" if row["front"] else "Dominated"
+            axes.text(0.0, height, words, fontweight="bold", va="center")
+            height -= step
+        axes.plot(0.09, height, linestyle="", markersize=6, markeredgewidth=1.4, **looks[row["sample"]])
+        axes.text(0.05, height, str(number), va="center", ha="right", fontsize=8.5)
+        axes.text(0.14, height, row["sample"], va="center", fontsize=8.5)
+        height -= step
 
 
 def _legend(figure: Figure, colours: Mapping[str, str], markers: Mapping[str, str]) -> None:
@@ -125,6 +191,12 @@ def _legend(figure: Figure, colours: Mapping[str, str], markers: Mapping[str, st
     handles += [
         Line2D([], [], color=MUTED, marker=marker, linestyle="", markersize=7, label=f"sampler {name}")
         for name, marker in markers.items()
+    ]
+    handles += [
+        Line2D(
+            [], [], color=MUTED, marker="o", markerfacecolor=face, linestyle="", markersize=7, markeredgewidth=1.4, label=label
+        )
+        for face, label in ((MUTED, "on the front"), ("white", "dominated"))
     ]
     handles.append(Line2D([], [], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="baseline"))
     figure.legend(handles=handles, loc="lower center", ncols=min(len(handles), 7), columnspacing=2.2, handletextpad=0.6)

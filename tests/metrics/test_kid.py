@@ -32,6 +32,15 @@ def test_blocks_do_not_change_the_sum(monkeypatch):
     assert kid.kernel_sum(x, y) == pytest.approx(polynomial_kernel(x, y, degree=3).sum(), rel=1e-12)
 
 
+def test_subsets_at_once_equal_one_at_a_time(monkeypatch):
+    monkeypatch.setattr(kid, "BLOCK", 7)
+    rng = np.random.default_rng(12)
+    x, y = rng.normal(size=(23, 4)), rng.normal(size=(17, 4)) + 0.4
+    subsets = np.stack([rng.permutation(23)[:11] for _ in range(6)])
+    found = kid.of_subsets(x, subsets, y, kid.within(y))
+    np.testing.assert_allclose(found, [brute_force(x[subset], y) for subset in subsets], rtol=1e-11)
+
+
 def test_subsets_of_everything_are_the_whole():
     """A subset as large as the set is the set, in another order: no spread, and the double loop's value."""
     rng = np.random.default_rng(2)

@@ -1,9 +1,14 @@
 import numpy as np
 import pytest
+import torch
 
+from pipeline.metrics import kid
 from pipeline.metrics.features import Features
 from pipeline.metrics.frechet import frechet_distance, moments
-from pipeline.metrics.measurement import DIVERSITY, QUALITY, Settings, describe, measure
+from pipeline.metrics.inception_score import inception_score
+from pipeline.metrics.interval import halves, interval
+from pipeline.metrics.measurement import DIVERSITY, QUALITY, Settings, describe, measure, one_thread
+from pipeline.metrics.prdc import manifold, neighbourhoods
 
 SETTINGS = Settings(neighbours=3, kid_subsets=10, kid_subset_size=30, inception_score_splits=2, replicates=20)
 
@@ -35,6 +40,34 @@ def test_the_same_seed_gives_the_same_numbers_and_no_replicates_no_intervals():
     plain = measure(images(1, 100), reference, Settings(3, 10, 30, 2, 0), keyed)
     assert plain.intervals == {}
     assert plain.values == first.values  # intervals draw from streams of their own
+
+
+def test_replicates_are_the_metrics_of_each_half():
+    """An interval by the definition: every metric anew on every half, by the functions that measure whole sets."""
+    reference, whole = describe(images(0, 120).features, SETTINGS), images(1, 100, shift=0.5)
+    found = measure(whole, reference, SETTINGS, keyed)
+    chosen, shuffle = halves(100, SETTINGS.replicates, keyed("halves")), keyed("inception score of halves")
+    real = images(0, 120).features.astype(np.float64)
+    anew = {name: [] for name in found.values}
+    for half in chosen:
+        some = whole.features[half].astype(np.float64)
+        shares = neighbourhoods(manifold(some, 3), reference.manifold)
+        anew["fd"].append(frechet_distance(moments(some), reference.moments))
+        anew["kid"].append(kid.mmd(some, real))
+        anew["inception_score"].append(inception_score(whole.probabilities[half], 2, shuffle).mean)
+        for name, of in (("precision", "precise"), ("density", "densities"), ("recall", "recalled"), ("coverage", "covered")):
+            anew[name].append(getattr(shares, of).mean())
+    for name, values in anew.items():
+        expected = interval(found.values[name], np.array(values), 100)
+        for end in ("low", "high", "standard_error"):
+            assert getattr(found.intervals[name], end) == pytest.approx(getattr(expected, end), rel=1e-10), (name, end)
+
+
+def test_threads_are_given_back():
+    before = torch.get_num_threads()
+    with one_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
 
 
 def test_too_narrow_samples_lose_diversity_and_far_ones_quality():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
-from pipeline.metrics import prdc
+from pipeline.metrics import distances, prdc
 
 
 def found(generated, reference, k):
@@ -30,7 +30,7 @@ def brute_force(generated, reference, k):
 
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_equals_brute_force(k, monkeypatch):
-    monkeypatch.setattr(prdc, "BLOCK", 16)  # several blocks, the last one not full
+    monkeypatch.setattr(distances, "BLOCK", 16)  # several blocks, the last one not full
     rng = np.random.default_rng(k)
     generated, reference = rng.normal(size=(40, 3)) * 0.9 + 11, rng.normal(size=(55, 3)) + 10
     balls, recalled, covered = brute_force(generated, reference, k)
@@ -42,6 +42,21 @@ def test_equals_brute_force(k, monkeypatch):
     np.testing.assert_array_equal(measured.covered, covered)
     for share in (measured.precise, measured.recalled, measured.covered):
         assert 0 < share.mean() < 1
+
+
+def test_subsets_at_once_equal_one_at_a_time(monkeypatch):
+    monkeypatch.setattr(distances, "BLOCK", 16)
+    rng = np.random.default_rng(9)
+    generated, reference = rng.normal(size=(41, 3)) * 0.8 + 5, prdc.manifold(rng.normal(size=(55, 3)) + 5, 3)
+    subsets = np.stack([rng.permutation(41)[:20] for _ in range(12)])
+    at_once = prdc.of_subsets(generated, subsets, 3, reference)
+    assert len(at_once) == 12
+    for subset, one in zip(subsets, at_once, strict=True):
+        alone = prdc.neighbourhoods(prdc.manifold(generated[subset], 3), reference)
+        for name in ("balls", "recalled", "covered"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(alone, name))
+        assert one.k == 3
+    assert len({one.recalled.mean() for one in at_once}) > 3
 
 
 def test_radii_are_those_of_scikit_learn():

@@ -1,0 +1,129 @@
+"""The rows of reports/compare.json: what was measured of samples, baselines and bounds, gathered from their files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline import config
+from pipeline.config import Params
+from pipeline.reporting.pareto import axes, dominators
+from pipeline.reporting.sources import Source
+
+
+def sample_row(cfg: Params, root: Path, name: str, source: Source, distance: str, bounds: dict[str, Source]) -> dict[str, Any]:
+    """One row of reports/compare.json; bits/dim is null for a run without a bound, intervals where none were asked for."""
+    from pipeline.metrics.speed import speed
+
+    sample = cfg.samples[name]
+    details = Source.open(root / "runs" / sample.run / "evaluations" / name / "details.json", source.stage)
+    rate, bound = speed(details.get("speed")), bounds.get(sample.run)
+    row: dict[str, Any] = {
+        "sample": name,
+        "run": sample.run,
+        "family": family(cfg, sample.run),
+        "sampler": described(sample.sampler, sample.guidance, f"samples.{name}.sampler"),
+        "kind": str(sample.sampler.get("kind")),
+        "steps": sample.steps,
+        "guidance": sample.guidance,
+        "network_evaluations": source.number("speed.network_evaluations"),
+        "images_per_second": source.number("speed.images_per_second"),
+        "images_per_second_low": _rounded(rate.low),
+        "images_per_second_high": _rounded(rate.high),
+    }
+    for key, value in {distance: source.number(f"quality.{distance}"), **_metrics(source)}.items():
+        low, high = details.interval(f"intervals.{key}") if cfg.evaluate.bootstrap else (None, None)
+        row |= {key: value, f"{key}_low": _rounded(low), f"{key}_high": _rounded(high)}
+    return {
+        **row,
+        "bits_per_dim": bound.number("bits_per_dim.total") if bound else None,
+        "bits_per_dim_standard_error": bound.number("bits_per_dim.standard_error") if bound else None,
+        "memorisation": _memorisation(source),
+        "clip": source.get("measured.clip"),
+        "images": source.number("measured.images"),
+    }
+
+
+def family(cfg: Params, run: str) -> str:
+    """The family of a run; of one that was trained on latents, with the word before it."""
+    return cfg.family(run) if config.latents_of(cfg.data_of(run)) is None else f"latent {cfg.family(run)}"
+
+
+def stand(rows: Sequence[dict[str, Any]], distance: str) -> list[dict[str, Any]]:
+    """The rows with `front` (nobody dominates the sample) and `dominated_by`."""
+    found = dominators(rows, axes(distance))
+    return [
+        {
+            **row,
+            "front": not found[row["sample"]],
+            "dominated_by": [
+                {"sample": other.sample, "clear": other.clear, "within": list(other.within)} for other in found[row["sample"]]
+            ],
+        }
+        for row in rows
+    ]
+
+
+def described(sampler: Mapping[str, Any], guidance: float | None, key: str) -> str:
+    """A sampler in a few words: its kind and the options that differ from their defaults, as in "ddim eta 0.5, guidance 2"."""
+    from pipeline.diffusion.sampler import Sampler
+
+    block = config.read_block(Sampler, sampler, key)
+    words = [block.kind]
+    for name, field in type(block).model_fields.items():
+        value = getattr(block, name)
+        if name != "kind" and value != field.default:
+            switched = (
+                f"{name} {'on' if value else 'off'}"
+                if isinstance(value, bool)
+                else f"{name} {value:g}"
+                if isinstance(value, int | float)
+                else str(value)
+            )
+            words.append(switched)
+    return " ".join(words) + ("" if guidance is None else f", guidance {guidance:g}")
+
+
+def baseline_rows(source: Source, distance: str) -> list[dict[str, Any]]:
+    """Rows of the baselines: the same keys as a sample's where they make sense."""
+    rows = []
+    for name in source.values:
+        if name != "measured":
+            part = Source(
+                source.path,
+                source.stage,
+                {key: source.get(f"{name}.{key}") for key in ("quality", "diversity", "memorisation")},
+            )
+            numbers = {distance: part.number(f"quality.{distance}"), **_metrics(part)}
+            rows.append({"sample": name, **numbers, "memorisation": _memorisation(part)})
+    return rows
+
+
+def bound_row(cfg: Params, name: str, source: Source) -> dict[str, Any]:
+    """bits/dim of one run by term, and what it was measured on."""
+    terms = ("total", "standard_error", "prior", "reconstruction", "diffusion")
+    return {
+        "run": name,
+        "family": family(cfg, name),
+        **{term: source.number(f"bits_per_dim.{term}") for term in terms},
+        "split": source.get("measured.split"),
+        "images": source.get("measured.images"),
+    }
+
+
+def _metrics(source: Source) -> dict[str, float]:
+    """What samples and baselines share, in the order of the table."""
+    places = {
+        "kid": "quality", "inception_score": "quality", "precision": "quality", "density": "quality",
+        "recall": "diversity", "coverage": "diversity",
+    }  # fmt: skip
+    return {name: source.number(f"{group}.{name}") for name, group in places.items()}
+
+
+def _memorisation(source: Source) -> dict[str, float]:
+    return {name: source.number(f"memorisation.{name}") for name in source.get("memorisation")}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")
