@@ -91,6 +91,8 @@ def test_the_conclusion_names_the_best_the_front_and_the_ratios(root: Path) -> N
         "Against the slowest sample, ddpm-ancestral with 200 network evaluations per image",
         f"ddpm-ddim (ddpm) is {25.4 / 3.21:.2f} times as fast, at {8.42 / 7.51:.2f} times its FD",
         f"vdm-ddim (vdm) is {26.1 / 3.21:.2f} times as fast, at {4.94 / 7.51:.3f} times its FD",
+        f"against ddpm-ancestral, ddpm-ddim has {8.42 / 7.51:.2f} times the FD at {25.4 / 3.21:.2f} times the speed.",
+        f"against vdm-ancestral, vdm-ddim has {4.94 / 4.33:.2f} times the FD at {26.1 / 6.43:.2f} times the speed.",
         f"of ddpm-ddim; the baseline mean-image has 103, {103.2 / 8.42:.1f} times that",
     ):
         assert part in found, part

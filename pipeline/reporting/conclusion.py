@@ -33,7 +33,7 @@ def conclusion(samples: Sequence[Row], baselines: Sequence[Row], distance: str) 
         names = [row["sample"] for row in samples if not row["front"] and _clearly(row) is clear]
         if names:
             found.append(f"{words}: {listed(names)}.")
-    return [*found, *_speeds(samples, distance), *_above(samples, baselines, distance)]
+    return [*found, *_speeds(samples, distance), *_fewer(samples, distance), *_above(samples, baselines, distance)]
 
 
 def listed(names: Sequence[str]) -> str:
@@ -58,6 +58,23 @@ def _speeds(samples: Sequence[Row], distance: str) -> list[str]:
     if not parts:
         return []
     return [f"Against the slowest sample, {slowest['sample']} with {_evaluations(slowest)}: " + "; ".join(parts) + "."]
+
+
+def _fewer(samples: Sequence[Row], distance: str) -> list[str]:
+    """Every sample of a model against that of the same model with the most network evaluations."""
+    found = []
+    for run in dict.fromkeys(row["run"] for row in samples):
+        same = [row for row in samples if row["run"] == run]
+        most = max(same, key=lambda row: row["network_evaluations"])
+        parts = [
+            f"{row['sample']} has {significant(row[distance] / most[distance])} times the {distance.upper()} at "
+            f"{significant(row['images_per_second'] / most['images_per_second'])} times the speed"
+            for row in same
+            if row["network_evaluations"] < most["network_evaluations"]
+        ]
+        if parts:
+            found.append(f"The same model in fewer steps: against {most['sample']}, {'; '.join(parts)}.")
+    return found
 
 
 def _above(samples: Sequence[Row], baselines: Sequence[Row], distance: str) -> list[str]:
