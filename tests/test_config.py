@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +9,16 @@ import pytest
 import yaml
 
 from pipeline import check, config
-
-REPOSITORY = Path(__file__).parents[1]
-PROFILE = REPOSITORY / "tests" / "profiles" / "tiny.yaml"
-ABSENT = object()
+from tests.mistakes import ABSENT, PROFILE, REPOSITORY, changed, refusal, tiny_values, write
 
 # Where, what is put there, and what the sentence must say.
 MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
     "misspelt family": (
-        "runs.vdm.family", "vmd", ["runs.vdm.family is 'vmd'", "did you mean 'vdm'?", "allowed: classifier, dd"],
+        "runs.vdm.family", "vmd",
+        ["runs.vdm.family is 'vmd'", "did you mean 'vdm'?", "allowed: autoencoder, classifier, daed, dd"],
     ),
     "misspelt family of an extractor": (
-        "extractors.convnet.family", "clasifier", ["extractors.convnet.family is 'clasifier'", "allowed: classifier"],
+        "extractors.convnet.family", "clasifier", ["extractors.convnet.family is 'clasifier'", "did you mean 'classifier'?"],
     ),
     "family that cannot be an extractor": (
         "extractors.convnet",
@@ -110,7 +107,7 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
         "samples.ddpm-ancestral-10.steps", 51, ["samples.ddpm-ancestral-10", "steps is 51", "allowed: 1 to 50"],
     ),
     "grid that the schedule does not have": (
-        "samples.vdm-ddim-5.sampler.spacing", "respaced", ["samples.vdm-ddim-5", "sampler.spacing is 'respaced'", "'uniform'"],
+        "samples.vdm-ddim-5.sampler.spacing", "respaced", ["samples.vdm-ddim-5", "sampler.spacing is 'respaced'", "'trailing'"],
     ),
     "end points in the wrong order": (
         "runs.vdm.model.schedule.gamma_min", 6.0,
@@ -128,12 +125,13 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
         ["runs.ddpm.model.schedule", "steps is 10", "more than 20 steps"],
     ),
     "sample of an unknown run": (
-        "samples.vdm-ddim-5.run", "vdmm", ["samples.vdm-ddim-5.run is 'vdmm'", "did you mean 'vdm'?", "allowed: ddpm, vdm"],
+        "samples.vdm-ddim-5.run", "vdmm",
+        ["samples.vdm-ddim-5.run is 'vdmm'", "did you mean 'vdm'?", "allowed: daed, daed-two-stage, "],
     ),
-    "bound of an unknown run": ("bounds.vmd", {}, ["bounds.vmd", "did you mean 'vdm'?", "allowed: ddpm, vdm"]),
+    "bound of an unknown run": ("bounds.vmd", {}, ["bounds.vmd", "did you mean 'vdm'?", "allowed: daed, "]),
     "sample of a run that generates nothing": (
-        "runs.ddpm", {"family": "classifier", "data": "d", "training": {"steps": 1, "learning_rate": 0.1}},
-        ["samples.ddpm-ancestral-10.run is 'ddpm' of family classifier", "generative"],
+        "runs.ddpm", {"family": "classifier", "data": "data/prepared", "training": {"steps": 1, "learning_rate": 0.1}},
+        ["runs.ddpm.family is 'classifier', which generates nothing", "allowed: daed, ddgan, ddpm"],
     ),
     "unknown extractor": ("evaluate.extractor", "resnet", ["evaluate.extractor is 'resnet'", "allowed: convnet, inception"]),
     "Inception without weights": ("evaluate.extractor", "inception", ["evaluate.inception_weights is null", "weights file"]),
@@ -142,8 +140,8 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
     ),
     "name with a blank": ("bounds.big run", {}, ["bounds.big run", "'big run'", "lower-case letters, digits and hyphens"]),
     "run and extractor of one name": (
-        "extractors.vdm", {"family": "classifier", "data": "d", "training": {"steps": 1, "learning_rate": 0.1}},
-        ["runs.vdm has the name of an extractor", "allowed: names that differ"],
+        "extractors.vdm", {"family": "classifier", "data": "data/prepared", "training": {"steps": 1, "learning_rate": 0.1}},
+        ["runs.vdm has the name of an entry of extractors", "allowed: names that differ"],
     ),
     "name of the baselines": (
         "samples.baselines", {"run": "vdm", "sampler": {"kind": "ddim"}, "steps": 1, "images": 1},
@@ -151,7 +149,7 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
     ),
     "subset larger than a sample": (
         "evaluate.kid_subset_size", 61,
-        ["evaluate.kid_subset_size is 61", "allowed: up to 60", "samples.ddpm-ancestral-10.images"],
+        ["evaluate.kid_subset_size is 61", "allowed: up to 60", ".images"],
     ),
     "subset larger than the baselines": (
         "evaluate.baseline_images", 20, ["evaluate.kid_subset_size is 30", "allowed: up to 20", "evaluate.baseline_images"],
@@ -160,7 +158,7 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
         "samples.vdm-ddim-5.images", 1, ["allowed: up to ", "samples.vdm-ddim-5.images"],
     ),
     "more neighbours than half a sample has": (
-        "evaluate.neighbours", 30, ["evaluate.neighbours is 30", "allowed: up to 29", "samples.ddpm-ancestral-10.images"],
+        "evaluate.neighbours", 30, ["evaluate.neighbours is 30", "allowed: up to 29", ".images, which is 60"],
     ),
     "missing block": ("evaluate", ABSENT, ["evaluate is missing", "required"]),
     "missing family": ("runs.vdm.family", ABSENT, ["runs.vdm.family is missing", "required"]),
@@ -171,7 +169,7 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
 TEXTS: dict[str, tuple[str, list[str]]] = {
     "empty": (
         "",
-        ["holds NoneType", "allowed is a mapping with the keys bounds, data, ", "samples, validate\n"],
+        ["holds NoneType", "allowed is a mapping with the keys bounds, codecs, combined, data, ", "samples, validate\n"],
     ),
     "a list": ("- runs\n- samples\n", ["holds list", "allowed is a mapping"]),
     "no YAML": ("runs: [1, 2\n", ["is not YAML", "line 1"]),
@@ -187,50 +185,9 @@ TEXTS: dict[str, tuple[str, list[str]]] = {
 }
 
 
-def write(folder: Path, values: Any) -> Path:
-    file = folder / "params.yaml"
-    file.write_text(values if isinstance(values, str) else yaml.safe_dump(values), encoding="utf-8")
-    return file
-
-
-def changed(values: dict[str, Any], where: str, value: Any) -> dict[str, Any]:
-    """`values` with `value` at the dotted key `where`; ABSENT takes the key away."""
-    made = copy.deepcopy(values)
-    *way, last = where.split(".")
-    node = made
-    for key in way:
-        node = node[key]
-    if value is ABSENT:
-        del node[last]
-    else:
-        node[last] = value
-    return made
-
-
 @pytest.fixture(scope="module")
 def tiny() -> dict[str, Any]:
-    values: dict[str, Any] = yaml.safe_load(PROFILE.read_text(encoding="utf-8"))
-    # Without the anchors: what two blocks share would be changed in both, and two problems be told of.
-    return copy.deepcopy(yaml.load(yaml.dump(values, Dumper=_NoAliases), Loader=yaml.SafeLoader))
-
-
-class _NoAliases(yaml.SafeDumper):
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def refusal(file: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """What `python -m pipeline.check` says on stderr: one line, exit status 2, no output file."""
-    assert check.main(["--params", str(file), "--out", str(out)]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("error: ")
-    assert said.err.endswith("\n")
-    assert said.err.count("\n") == 1, said.err
-    assert "Traceback" not in said.err
-    assert "pydantic" not in said.err
-    assert not out.exists()
-    return said.err
+    return tiny_values()
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

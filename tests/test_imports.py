@@ -188,9 +188,9 @@ import pipeline.families, pipeline.training
 for package in (pipeline.families, pipeline.training):
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
-from pipeline import train
-for arguments in json.loads(sys.argv[2]):
-    assert train.main(arguments) == 0
+from pipeline import encode, train
+for stage, arguments in json.loads(sys.argv[2]):
+    assert {"train": train, "encode": encode}[stage].main(arguments) == 0
 """
 
 
@@ -204,13 +204,18 @@ def python(code: str, *arguments: str, folder: Path) -> subprocess.CompletedProc
 def test_training_needs_the_numerical_packages_only(tmp_path: Path) -> None:
     """Every family imports, and those of the tiny profile train two steps, where DVC, Prefect and so on cannot be had."""
     values = yaml.safe_load((REPOSITORY / "tests" / "profiles" / "tiny.yaml").read_text(encoding="utf-8"))
-    for run in [*values["runs"].values(), *values["extractors"].values()]:
+    for run in [*values["extractors"].values(), *values["codecs"].values(), *values["runs"].values()]:
         run["training"] = {"steps": 2, "batch": 4, "learning_rate": 0.001, "precision": "float32"}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     images = np.random.default_rng(0).integers(0, 17, (12, 1, 8, 8), dtype=np.uint8)
     splits = {split: (images, np.arange(12) % 10) for split in artifacts.SPLITS}
     artifacts.write_data(tmp_path / "data" / "prepared", splits, levels=17, classes=10, extra={})
-    arguments = [*([name] for name in values["runs"]), *(["--extractor", name] for name in values["extractors"])]
+    arguments = [
+        *(("train", ["--extractor", name]) for name in values["extractors"]),
+        *(("train", ["--codec", name]) for name in values["codecs"]),
+        *(("encode", [name]) for name in values["codecs"]),
+        *(("train", [name]) for name in values["runs"]),
+    ]
     done = python(TRAINS, json.dumps(NOT_FOR_TRAINING), json.dumps(arguments), folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.rglob("model.safetensors"))) == len(arguments)

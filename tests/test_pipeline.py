@@ -17,7 +17,10 @@ import yaml
 REPOSITORY = Path(__file__).parents[1]
 PROFILE = REPOSITORY / "tests" / "profiles" / "tiny.yaml"
 # Results of the repository's own parameters, which a copy makes anew.
-RESULTS = ("dvc.lock", "reports/", "runs/", "extractors/", "baselines/", "validation_docs/", "data/prepared/")
+RESULTS = (
+    "dvc.lock", "reports/", "runs/", "extractors/", "codecs/", "baselines/", "validation_docs/", "data/prepared/",
+    "data/latents/",
+)  # fmt: skip
 
 
 class Project:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import config
+from pipeline import check, config
 from pipeline.roles import DataSpec
 from pipeline.training import ema, saved
 
@@ -28,7 +28,7 @@ def test_there_are_profiles() -> None:
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_every_block_can_be_read(profile: Path) -> None:
-    config.check(config.load(profile))
+    check.check(config.load(profile))
 
 
 # DiffEnc's table of models at 28 x 28 x 1: score network, encoder. What is beside them, counted by hand: two end points; the
@@ -58,8 +58,9 @@ def test_published_parameter_counts(name: str, network: int, encoder: int, sched
 def test_published_training() -> None:
     """Variational-diffusion settings of both papers: AdamW, constant rate after a warm-up, no clipping, average 0.9999."""
     runs = config.load(GPU).runs
-    assert runs.keys() == {"ddpm", "ddpm-hybrid", "vdm", "vdm-learned", "vdm-monotone", "diffenc", "diffenc-nt"}
-    for name, run in runs.items():
+    likelihood = {"ddpm", "ddpm-hybrid", "vdm", "vdm-learned", "vdm-monotone", "diffenc", "diffenc-nt"}
+    assert runs.keys() == likelihood | {"daed", "ddgan", "latent"}
+    for name, run in ((name, run) for name, run in runs.items() if name in likelihood):
         settings = run.training
         assert (settings.steps, settings.batch, settings.warmup) == (2_000_000, 128, 100)
         assert settings.learning_rate == (1e-4 if name == "ddpm-hybrid" else 2e-4)
@@ -72,7 +73,31 @@ def test_published_training() -> None:
 def test_schedules_start_at_the_published_end_points() -> None:
     times = torch.tensor([0.0, 1.0], dtype=torch.float64)
     for name, run in config.load(GPU).runs.items():
-        if run.family != "ddpm":
+        if run.family in ("vdm", "diffenc"):
             schedule = saved.build(run, MNIST, f"runs.{name}").schedule
             with torch.no_grad():
                 assert schedule.gamma(times).tolist() == pytest.approx([-13.3, 5.0], abs=1e-5), name
+
+
+def test_published_training_of_the_fast_models() -> None:
+    """DAED on FashionMNIST, DDGAN on CIFAR-10, latent diffusion: steps, batch and rates as their papers and code have them."""
+    params = config.load(GPU)
+    found = {
+        name: (run.training.steps, run.training.batch, run.training.learning_rate, run.training.betas)
+        for name, run in {**params.runs, **params.codecs}.items()
+    }
+    assert found["daed"] == (100_000, 128, 1e-4, (0.9, 0.999))
+    assert found["ddgan"] == (400_000, 256, 1.6e-4, (0.5, 0.9))
+    assert params.runs["ddgan"].training.players["discriminator"].learning_rate == 1.25e-4
+    assert found["latent"][2] == pytest.approx(2e-6 * 48)
+    assert found["kl"][2] == pytest.approx(4.5e-6 * 24)
+
+
+def test_chains_of_the_fast_models() -> None:
+    """beta_1 and the signal that is left at the end, as printed of T = 468 and of four large steps."""
+    runs = config.load(GPU).runs
+    for name, levels, first, left in (("daed", 468, 0.1, 2.1305e-5), ("ddgan", 4, 0.478255303, 4.31904972e-5)):
+        table = saved.build(runs[name], MNIST, f"runs.{name}").schedule.table
+        assert len(table) == levels + 1
+        assert float(torch.sigmoid(table[1])) == pytest.approx(first, rel=1e-6)
+        assert float(torch.sigmoid(-table[-1])) == pytest.approx(left, rel=1e-4)

@@ -125,9 +125,9 @@ def test_the_history_of_losses_travels_in_a_checkpoint(tmp_path):
     for _, _ in zip(range(5), loop.fit(Split(), stopped, settings(8), 0, CPU), strict=False):
         pass
     checkpoints = Checkpoints("a" * 16, tmp_path)
-    checkpoints.save(stopped.tensors(), {"step": stopped.step, "clipped": stopped.clipped})
+    checkpoints.save(stopped.tensors(), stopped.record())
     tensors, record = checkpoints.load()
-    resumed.load(tensors, record["step"], record["clipped"])
+    resumed.load(tensors, record)
     checkpoints.close()
     assert bool((resumed.model.sampled.count == 10).all()), "warm after 80 losses of 3 steps"
     probabilities = resumed.model.sampled.probabilities()

@@ -1,0 +1,126 @@
+"""What does not go together is refused before any stage works: samplers, runs, codecs, guidance, players."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import check
+from tests.mistakes import changed, refusal, tiny_values, write
+
+GUIDED = {"run": "ddpm", "sampler": {"kind": "ddim"}, "steps": 5, "guidance": 2.0, "images": 60}
+
+# Where, what is put there, and what the sentence must say.
+MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
+    "more DDIM steps than T": (
+        "samples.latent-guided-5.steps", 51, ["samples.latent-guided-5: steps is 51", "allowed: 1 to 50"],
+    ),
+    "negative eta": ("samples.vdm-ddim-5.sampler.eta", -0.1, ["vdm-ddim-5.sampler.eta is -0.1", "greater than or equal to 0"]),
+    "eta above one": ("samples.vdm-ddim-5.sampler.eta", 1.01, ["vdm-ddim-5.sampler.eta is 1.01", "less than or equal to 1"]),
+    "other steps than the GAN's": (
+        "samples.ddgan-posterior-4.steps", 3, ["samples.ddgan-posterior-4: steps is 3", "allowed: 4"],
+    ),
+    "solver for a GAN": (
+        "samples.ddgan-posterior-4.sampler.kind", "heun",
+        ["samples.ddgan-posterior-4.sampler.kind is 'heun'", "allowed for the family ddgan"],
+    ),
+    "one step for two networks": (
+        "samples.daed-ancestral-6.steps", 1, ["samples.daed-ancestral-6: steps is 1", "allowed: 2 to "],
+    ),
+    "grid of a chain in continuous time": (
+        "samples.vdm-ddim-5.sampler.spacing", "quadratic", ["sampler.spacing is 'quadratic'", "'logsnr', 'trailing'"],
+    ),
+    "clipped latents": (
+        "samples.latent-guided-5.sampler.clip", True, ["samples.latent-guided-5.sampler.clip is true", "false"],
+    ),
+    "negative guidance": ("samples.latent-guided-5.guidance", -1.0, ["guidance is -1.0", "greater than or equal to 0"]),
+    "guidance without labels": (
+        "samples.vdm-ddim-5.guidance", 2.0,
+        ["samples.vdm-ddim-5.guidance is 2.0", "null, as the run is trained without labels"],
+    ),
+    "guidance of what always saw its class": (
+        "runs.latent.model.label_dropout", 0.0, ["samples.latent-guided-5.guidance is 2.0", "1 or null", "label_dropout"],
+    ),
+    "latents of no codec": (
+        "runs.latent.data", "data/latents/kll", ["runs.latent.data is 'data/latents/kll'", "data/latents/kl,"],
+    ),
+    "a codec of latents": (
+        "codecs.kl.data", "data/latents/kl", ["codecs.kl.data is 'data/latents/kl'", "allowed: data/prepared"],
+    ),
+    "a codec that encodes nothing": (
+        "codecs.kl", {"family": "classifier", "data": "data/prepared", "training": {"steps": 1, "learning_rate": 0.1}},
+        ["codecs.kl.family is 'classifier', which encodes nothing", "allowed: autoencoder"],
+    ),
+    "a run that generates nothing": (
+        "runs.latent", {"family": "autoencoder", "data": "data/prepared", "training": {"steps": 1, "learning_rate": 0.1}},
+        ["runs.latent.family is 'autoencoder', which generates nothing", "allowed: daed, ddgan, ddpm, diffenc, vdm"],
+    ),
+    "bits/dim of latents": ("bounds.latent", {}, ["latent, whose data data/latents/kl are latents"]),
+    "bits/dim of a GAN": ("bounds.ddgan", {}, ["bounds.ddgan asks for bits/dim of the family ddgan, which has no bound"]),
+    "unknown extractor of a loss": (
+        "codecs.kl.model.objective.perceptual.extractor", "vgg", ["codecs.kl.model: extractor is 'vgg'", "allowed: convnet"],
+    ),
+    "unknown player": (
+        "runs.ddgan.training.players", {"critic": {"learning_rate": 0.1}},
+        ["runs.ddgan.training.players is 'critic'", "allowed: discriminator, generator"],
+    ),
+    "player of a single player's family": (
+        "runs.vdm.training.players", {"discriminator": {}}, ["runs.vdm.training.players is 'discriminator'", "allowed: model"],
+    ),
+    "batch that minibatch deviation cannot divide": (
+        "runs.ddgan.training.batch", 30, ["runs.ddgan.training.batch is 30", "multiples of 4"],
+    ),
+    "jumps that the GAN does not have": (
+        "runs.ddgan.model.schedule.steps", 3, ["runs.ddgan.model.schedule.steps is 3", "1, 2, 4 or 8"],
+    ),
+    "first step given twice": (
+        "runs.daed.model.schedule.first", {"beta": 0.1, "logsnr": 2.2}, ["runs.daed.model.schedule", "exactly one of both"],
+    ),
+    "first step not given": ("runs.daed.model.schedule.first", {}, ["runs.daed.model.schedule", "exactly one of both"]),
+    "sample of a denoiser alone": (
+        "runs.daed.model.parts", "denoiser", ["daed", "trains a denoiser alone", "combined:"],
+    ),
+    "combination of an unknown run": (
+        "combined.daed-two-stage.denoiser", "dead", ["combined.daed-two-stage.denoiser is 'dead'", "did you mean 'daed'?"],
+    ),
+    "combination across data": (
+        "combined.daed-two-stage.generator", "latent", ["combined.daed-two-stage joins", "data/prepared", "data/latents/kl"],
+    ),
+    "combination with a model that is no generator": (
+        "combined.daed-two-stage.generator", "vdm",
+        ["combined.daed-two-stage.generator is 'vdm' of family vdm", "daed or ddpm"],
+    ),
+    "noise levels that do not meet": (
+        "runs.daed.model.schedule",
+        {"kind": "merged", "of": {"kind": "linear-beta", "steps": 1000}, "first": {"logsnr": 8.9}},
+        ["combined.daed-two-stage", "log-SNR 9.21", "nearest level has 6.348", "at most 0.1 apart"],
+    ),
+    "codec and run of one name": ("combined.vdm", {"denoiser": "daed", "generator": "ddpm"}, ["combined.vdm has the name of"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_refused_in_one_sentence(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where, value, expected = MISTAKES[name]
+    said = refusal(write(tmp_path, changed(tiny_values(), where, value)), tmp_path / "checked", capsys)
+    for part in expected:
+        assert part in said, said
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("samples.latent-guided-5.guidance", None),
+        ("samples.latent-guided-5.guidance", 0.0),
+        ("samples.vdm-heun-3.sampler.kind", "dpm-solver++"),
+        ("samples.daed-two-stage-ddim-4.sampler", {"kind": "ancestral", "variance": "large", "spacing": "quadratic"}),
+        ("runs.ddgan.training.batch", 36),
+        ("combined", {"daed-two-stage": {"denoiser": "daed", "generator": "daed"}}),
+    ],
+)
+def test_what_goes_together_is_allowed(where: str, value: Any, tmp_path: Path) -> None:
+    """The neighbours of mistakes."""
+    file = write(tmp_path, changed(tiny_values(), where, value))
+    assert check.main(["--params", str(file), "--out", str(tmp_path / "checked")]) == 0
