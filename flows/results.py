@@ -9,13 +9,18 @@ from typing import Any
 
 
 def rows(compare: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows under `samples` of reports/compare.json, whatever their columns; {"a": {"b": 1}} becomes the column a.b."""
+    """The rows under `samples` of reports/compare.json, whatever their columns: {"a": {"b": 1}} becomes the column a.b.
+
+    Of a list of other samples, such as those that dominate one, their names are left.
+    """
     return [_flat(row) for row in compare["samples"]]
 
 
 def _flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in row.items():
+        if isinstance(value, list):
+            value = ", ".join(str(item["sample"] if isinstance(item, Mapping) else item) for item in value)
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
 

@@ -177,13 +177,13 @@ class Model(Trainable, Codec, Perceiving):
         nats, hinge = parts["autoencoder/kl"], parts.get("discriminator/hinge")
         if nats < COLLAPSED_NATS:
             return (
-                f"the latents say nothing about the images: their KL to the prior is {nats:.2g} nats per image; "
-                "try a lower objective.kl_weight"
+                f"the latents say nothing about the images: their KL to the prior is below {COLLAPSED_NATS} nats per image; "
+                "try a lower model.objective.kl_weight"
             )
         if hinge is not None and hinge < BEATEN:
             return (
-                f"the discriminator tells every image from its reconstruction: its loss is {hinge:.2g}; "
-                "try a later objective.discriminator.start"
+                f"the discriminator tells every image from its reconstruction: its loss is below {BEATEN}; "
+                "try a later model.objective.discriminator.start"
             )
         return None
 

@@ -15,12 +15,15 @@ from tests.flows.toy import PIXEL
 
 def test_rows_of_any_columns_are_flattened() -> None:
     compare = {
-        "samples": [{"sample": "a", "quality": {"fd": 1.5, "more": {"kid": 2}}}, {"sample": "b", "note": None}],
+        "samples": [
+            {"sample": "a", "quality": {"fd": 1.5, "more": {"kid": 2}}, "dominated_by": []},
+            {"sample": "b", "note": None, "dominated_by": [{"sample": "c", "clear": True}, {"sample": "a", "clear": False}]},
+        ],
         "other": 1,
     }
     assert results.rows(compare) == [
-        {"sample": "a", "quality.fd": 1.5, "quality.more.kid": 2},
-        {"sample": "b", "note": None},
+        {"sample": "a", "quality.fd": 1.5, "quality.more.kid": 2, "dominated_by": ""},
+        {"sample": "b", "note": None, "dominated_by": "c, a"},
     ]
 
 
