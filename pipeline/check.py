@@ -116,7 +116,12 @@ def _sample(params: config.Params, name: str, sample: config.Sample, models: dic
     if hasattr(model, "check_sampling"):
         _said(f"{key}.run is {sample.run!r}:", model.check_sampling)
     model.schedule.build().times(sample.steps, sampler.spacing)
-    if sampler.solver and not importlib.import_module(f"pipeline.families.{family}").Model.solvable:
+    kind = importlib.import_module(f"pipeline.families.{family}").Model
+    if kind.draws and sampler.kind != "posterior":
+        raise ValueError(
+            f"{key}.sampler.kind is {sampler.kind!r}; allowed for the family {family}, which draws x_hat: 'posterior'"
+        )
+    if sampler.solver and not kind.solvable:
         raise ValueError(
             f"{key}.sampler.kind is {sampler.kind!r}; allowed for the family {family}, whose x_hat is not the mean of one "
             "fixed x: samplers that are no solvers of the probability flow, such as 'ancestral'"

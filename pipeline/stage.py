@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 import warnings
 from collections.abc import Callable
@@ -27,6 +28,9 @@ def choose(block: dict[str, config.T], name: str, key: str) -> config.T:
 def guarded(work: Callable[[], object]) -> int:
     """Runs `work`; a ValueError (a user's mistake) becomes one line on stderr and exit status 2."""
     # torch says it of itself on the first forward-mode derivative; nobody who runs a stage can act on it.
+    # Torch and Great Expectations import hundreds of thousands of objects that stay: looking through them for cycles again and
+    # again is a quarter of an import.
+    gc.set_threshold(200_000, 20, 20)
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
     try:
         work()

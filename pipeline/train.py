@@ -39,7 +39,10 @@ class Paths:
 
 
 def run(cfg: config.Run, paths: Paths, key: str) -> None:
-    """Trains `cfg` to the end. `key`: where it stands in params.yaml, for messages."""
+    """Trains `cfg` to the end. `key`: where it stands in params.yaml, for messages.
+
+    Raises ValueError, with the reason and with what is left to go back to, for a training that ended by itself.
+    """
     import torch
 
     from pipeline import device
@@ -75,8 +78,11 @@ def run(cfg: config.Run, paths: Paths, key: str) -> None:
     terminated: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: terminated.append(number))
     began, first = time.monotonic(), state.step
+    kept = state.step
 
     def save() -> None:
+        nonlocal kept
+        kept = state.step
         checkpoints.save(
             state.tensors(),
             {**state.record(), "rows": rows, "window": [asdict(r) for r in window]},
@@ -130,6 +136,13 @@ def run(cfg: config.Run, paths: Paths, key: str) -> None:
              "from_step": first, "precision": precision, **device.describe(where)},
         )  # fmt: skip
         checkpoints.clear()
+    except loop.TrainingFailed as error:
+        left = (
+            f"the last good checkpoint, of step {kept}, is kept in {checkpoints.folder}"
+            if kept
+            else "no checkpoint was due yet"
+        )
+        raise ValueError(f"{key}: {error}; {left}") from None
     finally:
         signal.signal(signal.SIGTERM, before)
         checkpoints.close()
@@ -158,12 +171,7 @@ def main(argv: list[str] | None = None) -> int:
         paths = Paths(Path(cfg.data), out, Path("reports/curves") / f"{args.run}.csv")
         if args.out is not None:
             paths = Paths(paths.data, args.out, args.out / "curve.csv")
-        from pipeline.training.loop import TrainingFailed
-
-        try:
-            run(cfg, paths, key)
-        except TrainingFailed as error:
-            raise ValueError(f"{key}: {error}; the last good checkpoint is kept") from None
+        run(cfg, paths, key)
 
     return stage.guarded(work)
 

@@ -24,7 +24,10 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
     ),
     "solver for a GAN": (
         "samples.ddgan-posterior-4.sampler.kind", "heun",
-        ["samples.ddgan-posterior-4.sampler.kind is 'heun'", "allowed for the family ddgan"],
+        ["samples.ddgan-posterior-4.sampler.kind is 'heun'", "allowed for the family ddgan, which draws x_hat: 'posterior'"],
+    ),
+    "deterministic steps for a GAN": (
+        "samples.ddgan-posterior-4.sampler.kind", "ddim", ["samples.ddgan-posterior-4.sampler.kind is 'ddim'", "'posterior'"],
     ),
     "one step for two networks": (
         "samples.daed-ancestral-6.steps", 1, ["samples.daed-ancestral-6: steps is 1", "allowed: 2 to "],

@@ -83,7 +83,8 @@ class Pair:
 
 class Model(Trainable, Generative):
     player_names: ClassVar[tuple[str, ...]] = ("discriminator", "generator")
-    solvable: ClassVar[bool] = False  # x_hat is a draw, not a mean
+    solvable: ClassVar[bool] = False
+    draws: ClassVar[bool] = True
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
         super().__init__()

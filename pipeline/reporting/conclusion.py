@@ -61,10 +61,10 @@ def _speeds(samples: Sequence[Row], distance: str) -> list[str]:
 
 
 def _fewer(samples: Sequence[Row], distance: str) -> list[str]:
-    """Every sample of a model against that of the same model with the most network evaluations."""
+    """Every sample of a model against that of the same model, guided alike, with the most network evaluations."""
     found = []
-    for run in dict.fromkeys(row["run"] for row in samples):
-        same = [row for row in samples if row["run"] == run]
+    for run, guidance in dict.fromkeys((row["run"], row["guidance"]) for row in samples):
+        same = [row for row in samples if (row["run"], row["guidance"]) == (run, guidance)]
         most = max(same, key=lambda row: row["network_evaluations"])
         parts = [
             f"{row['sample']} has {significant(row[distance] / most[distance])} times the {distance.upper()} at "

@@ -172,7 +172,7 @@ def fit(data: Split, state: State, settings: config.Training, seed: int, where: 
         lasted = 1 + (state.ailing[1] if state.ailing is not None and state.ailing[0] == symptom else 0)
         state.ailing = None if symptom is None else (symptom, lasted)
         if symptom is not None and lasted >= settings.patience:
-            raise TrainingFailed(f"{symptom}, for {lasted} steps on end, up to step {step}")
+            raise TrainingFailed(f"at step {step}, for {lasted} steps on end: {symptom}")
         yield Report(step, parts, norms, factor * settings.learning_rate)
 
 

@@ -105,7 +105,7 @@ def test_a_lasting_symptom_ends_training(split: Split) -> None:
     steps = loop.fit(split, state, cfg, seed=0, where=CPU)
     assert [next(steps).step for _ in range(5)] == [1, 2, 3, 4, 5]
     assert state.ailing == ("pull has lost", 3)
-    with pytest.raises(loop.TrainingFailed, match=r"^pull has lost, for 4 steps on end, up to step 6$"):
+    with pytest.raises(loop.TrainingFailed, match=r"^at step 6, for 4 steps on end: pull has lost$"):
         next(steps)
 
 
@@ -127,5 +127,5 @@ def test_a_symptom_is_remembered_across_a_checkpoint(split: Split) -> None:
             break
     second = loop.State(Game((range(3, 100), "pull has lost")), cfg)
     second.load({name: value.clone() for name, value in first.tensors().items()}, first.record())
-    with pytest.raises(loop.TrainingFailed, match="for 4 steps on end, up to step 6"):
+    with pytest.raises(loop.TrainingFailed, match="at step 6, for 4 steps on end"):
         list(loop.fit(split, second, cfg, seed=0, where=CPU))
