@@ -115,7 +115,9 @@ def test_without_intervals_nothing_is_clear(root: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_sampler_is_named_with_its_options(sampler: dict[str, object], guidance: float | None, words: str | set[str]) -> None:
-    found = described(sampler, guidance, "samples.a.sampler")
+    found = described(sampler, guidance, False, "samples.a.sampler")
+    by_class = described(sampler, guidance, True, "samples.a.sampler")
+    assert by_class == (f"{found}, by class" if guidance is None else found)
     if isinstance(words, str):
         assert found == words
     else:

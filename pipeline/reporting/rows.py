@@ -23,7 +23,7 @@ def sample_row(cfg: Params, root: Path, name: str, source: Source, distance: str
         "sample": name,
         "run": sample.run,
         "family": family(cfg, sample.run),
-        "sampler": described(sample.sampler, sample.guidance, f"samples.{name}.sampler"),
+        "sampler": described(sample.sampler, sample.guidance, cfg.labelled(sample.run), f"samples.{name}.sampler"),
         "kind": str(sample.sampler.get("kind")),
         "steps": sample.steps,
         "guidance": sample.guidance,
@@ -65,8 +65,11 @@ def stand(rows: Sequence[dict[str, Any]], distance: str) -> list[dict[str, Any]]
     ]
 
 
-def described(sampler: Mapping[str, Any], guidance: float | None, key: str) -> str:
-    """A sampler in a few words: its kind and the options that differ from their defaults, as in "ddim eta 0.5, guidance 2"."""
+def described(sampler: Mapping[str, Any], guidance: float | None, labelled: bool, key: str) -> str:
+    """A sampler in a few words: its kind and the options that differ from their defaults, as in "ddim eta 0.5, guidance 2".
+
+    labelled: the model knows classes, for which it is asked in turn where there is no guidance.
+    """
     from pipeline.diffusion.sampler import Sampler
 
     block = config.read_block(Sampler, sampler, key)
@@ -82,7 +85,9 @@ def described(sampler: Mapping[str, Any], guidance: float | None, key: str) -> s
                 else str(value)
             )
             words.append(switched)
-    return " ".join(words) + ("" if guidance is None else f", guidance {guidance:g}")
+    if guidance is not None:
+        return f"{' '.join(words)}, guidance {guidance:g}"
+    return f"{' '.join(words)}, by class" if labelled else " ".join(words)
 
 
 def baseline_rows(source: Source, distance: str) -> list[dict[str, Any]]:
