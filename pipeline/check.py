@@ -48,10 +48,25 @@ def _trainable(run: config.Run, params: config.Params, key: str) -> Any:
             model.check_training(run.training)
         except ValueError as error:
             raise ValueError(f"{key}.{error}") from None
+    if config.latents_of(run.data) is not None:
+        _without_levels(model, run, key)
     extractor = getattr(model, "extractor", None)
     if extractor is not None and extractor not in params.extractors:
         raise unknown(f"{key}.model: extractor", extractor, list(params.extractors))
     return model
+
+
+def _without_levels(model: Any, run: config.Run, key: str) -> None:
+    """Refuses losses with a term that needs discrete data: the decoder's likelihood."""
+    if getattr(model, "objective", "simple") != "simple":
+        raise ValueError(
+            f"{key}.model.objective is {model.objective!r}; allowed for {run.data}, which have no levels to be likely: 'simple'"
+        )
+    if getattr(model.schedule.build(), "learned", False):
+        raise ValueError(
+            f"{key}.model.schedule.kind is {model.schedule.kind!r}; allowed for {run.data}, which have no levels to bound: a "
+            "schedule that is not learned"
+        )
 
 
 def _combined(params: config.Params, name: str) -> Any:

@@ -60,6 +60,17 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
         "runs.latent", {"family": "autoencoder", "data": "data/prepared", "training": {"steps": 1, "learning_rate": 0.1}},
         ["runs.latent.family is 'autoencoder', which generates nothing", "allowed: daed, ddgan, ddpm, diffenc, vdm"],
     ),
+    "bound as the loss on latents": (
+        "runs.latent.model.objective", "vlb", ["runs.latent.model.objective is 'vlb'", "data/latents/kl", "'simple'"],
+    ),
+    "learned schedule on latents": (
+        "runs.latent",
+        {
+            "family": "vdm", "data": "data/latents/kl", "model": {"schedule": {"kind": "learned-linear"}},
+            "training": {"steps": 1, "learning_rate": 0.1},
+        },
+        ["runs.latent.model.schedule.kind is 'learned-linear'", "a schedule that is not learned"],
+    ),
     "bits/dim of latents": ("bounds.latent", {}, ["latent, whose data data/latents/kl are latents"]),
     "bits/dim of a GAN": ("bounds.ddgan", {}, ["bounds.ddgan asks for bits/dim of the family ddgan, which has no bound"]),
     "unknown extractor of a loss": (

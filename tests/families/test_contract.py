@@ -230,6 +230,35 @@ def test_guidance(key):
         torch.testing.assert_close(x_hat(model, y), unknown + strength * (known - unknown), rtol=1e-3, atol=1e-4)
 
 
+LATENTS = DataSpec((4, 8, 8), None, 10)
+
+
+@every
+def test_generative_on_latents(key):
+    """Real values beyond [-1, 1] and no levels: what does not need likelihoods of pixels trains and goes back all the same."""
+    run, module = BLOCKS[key], config.family_module(BLOCKS[key])
+    if not issubclass(module.Model, Generative) or run.model.get("objective", "simple") != "simple":
+        return
+    torch.manual_seed(0)
+    block = {name: value for name, value in run.model.items() if name not in ("encoder", "kind")}
+    if run.family == "diffenc":
+        block["kind"] = "non-trainable"
+    model = saved.build(run.model_copy(update={"model": block}), LATENTS, key).train()
+    x = 2 * torch.randn(MANY, *LATENTS.shape, generator=torch.Generator().manual_seed(1))
+    for player, owned in model.players().items():
+        loss = losses(model, Batch(x, torch.arange(MANY) % 10))[player].total
+        loss.mean().backward()
+        gradients = [parameter.grad for parameter in owned.parameters() if parameter.grad is not None]
+        assert gradients
+        assert all(bool(gradient.isfinite().all()) for gradient in gradients)
+        assert bool(loss.isfinite().all())
+    s, t = (torch.full((MANY,), time, dtype=torch.float64) for time in steps_of(model)[0])
+    with torch.no_grad():
+        found = model.eval().reverse(x, s, t, torch.arange(MANY) % 10, RowRandom(0, range(MANY), 1))
+    assert found.x_hat.shape == x.shape
+    assert bool(found.mean.isfinite().all())
+
+
 @every
 def test_bounded(key):
     """Terms per image, finite and not negative, keyed by their rows; times within (0, 1]."""
