@@ -89,7 +89,14 @@ def test_the_axis_of_quality_has_the_name_of_the_distance() -> None:
 
 
 def test_one_sample_is_its_own_conclusion() -> None:
-    alone = row("a", 20, 4, 0.9) | {"family": "ddpm", "front": True, "dominated_by": [], "network_evaluations": 1}
+    alone = row("a", 20, 4, 0.9) | {
+        "run": "a",
+        "guidance": None,
+        "family": "ddpm",
+        "front": True,
+        "dominated_by": [],
+        "network_evaluations": 1,
+    }
     found = conclusion([alone], [], "fd")
     assert len(found) == 2
     assert "1 network evaluation per image" in found[0]
