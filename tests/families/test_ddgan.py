@@ -266,7 +266,7 @@ def test_refused_settings():
 def test_a_toy_shows_both_modes_in_their_proportion():
     """Images all of -0.6, three in four, or all of 0.5: as rows of noise they come out near one or the other, three to one.
 
-    The two networks circle around that: the last weights are anywhere on the way, the averaged ones, which training keeps, near.
+    The two networks circle around that: the last weights are anywhere on the way, the averaged ones near.
     """
     made = model(
         steps=2,
