@@ -11,8 +11,8 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from flows import stages
-from pipeline.stage import guarded
-from pipeline.storage import objects
+from pipeline.core.command import guarded
+from services import objects
 
 
 def check(remote: str, repository: str | Path = ".") -> None:

@@ -26,8 +26,8 @@ def _flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def grids(repository: str | Path = ".") -> list[Path]:
-    """The grids of all named samples: runs/<run>/samples/<sample>/grid.png."""
-    return sorted(Path(repository).glob("runs/*/samples/*/grid.png"))
+    """The grids of all named samples: samples/<sample>/grid.png."""
+    return sorted(Path(repository).glob("samples/*/grid.png"))
 
 
 def gallery(pictures: Mapping[str, bytes]) -> str:

@@ -17,8 +17,8 @@ from prefect.client.schemas.objects import State, TaskRun
 
 from flows import push as pushing
 from flows import results, stages
-from pipeline.artifacts import read_json
-from pipeline.storage.objects import UnreachableError
+from pipeline.core.artifacts import read_json
+from services.objects import UnreachableError
 
 
 def may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
@@ -87,10 +87,10 @@ def publish(outcomes: list[stages.Outcome]) -> None:
     else:
         log.info("no table of results: %s does not exist yet", compare)
     if grids := results.grids():
-        pictures = {f"{grid.parent.name} ({grid.parts[-4]})": grid.read_bytes() for grid in grids}
+        pictures = {grid.parent.name: grid.read_bytes() for grid in grids}
         create_markdown_artifact(results.gallery(pictures), key="samples", description="Grids of generated samples")
     else:
-        log.info("no sample grids: runs/*/samples/*/grid.png do not exist yet")
+        log.info("no sample grids: samples/*/grid.png do not exist yet")
     difference = stages.metrics_diff()
     create_markdown_artifact(
         f"## Metrics against HEAD\n\n{difference or 'No metric differs.'}\n", key="metrics", description="dvc metrics diff HEAD"

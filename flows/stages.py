@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from flows import process
+from services import process
 
 Log = Callable[[str], None]
 DVC = (sys.executable, "-m", "dvc")
@@ -71,7 +71,7 @@ class Outcome:
 def classify(tail: Sequence[str]) -> Failure:
     """Tells a failure that may pass from a mistake or a bug by the last lines of output.
 
-    Exit status 2 is a user's mistake, said in one sentence (pipeline.stage.guarded). Of a Python traceback only the final
+    Exit status 2 is a user's mistake, said in one sentence (pipeline.core.command). Of a Python traceback only the final
     exception counts, not the source lines that it quotes nor what was printed before.
     """
     text = "\n".join(tail)

@@ -14,14 +14,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import artifacts, config, stage
-from pipeline.progress import Progress
+from pipeline.config import schema
+from pipeline.config.load import load_params
+from pipeline.core import artifacts, command
+from pipeline.core.layout import Layout
+from pipeline.core.progress import Progress
+from pipeline.store.data import DataDirectory
 
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.roles import Bounded
-    from pipeline.training.data import Split
+    from pipeline.core.contracts import Bounded
+    from pipeline.store.splits import Split
 
 REPLICATES = 2
 CURVE_BINS = 40
@@ -52,7 +56,7 @@ class Draws:
     diffusion: NDArray[np.float64]
 
 
-def draw(model: Bounded, split: Split, images: int, cfg: config.Bound, where: torch.device, label: str) -> Draws:
+def draw(model: Bounded, split: Split, images: int, cfg: schema.Bound, where: torch.device, label: str) -> Draws:
     """Every term of the bound for the first `images` of a split.
 
     The times of an image come in two independent halves, each low-discrepancy: their difference is what tells Monte-Carlo
@@ -60,8 +64,8 @@ def draw(model: Bounded, split: Split, images: int, cfg: config.Bound, where: to
     """
     import torch
 
+    from pipeline.core.random import RowRandom
     from pipeline.diffusion.times import low_discrepancy
-    from pipeline.training.random import RowRandom
 
     per_half = cfg.times // REPLICATES
     nats = {name: np.zeros((images, REPLICATES)) for name in TERMS}
@@ -117,19 +121,19 @@ def curve(draws: Draws, gamma: Any, dimensions: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def run(cfg: config.Bound, paths: Paths, key: str) -> None:
+def run(cfg: schema.Bound, paths: Paths, key: str) -> None:
     """Measures the model in paths.model. `key`: where the bound stands in params.yaml, for messages."""
     import torch
 
-    from pipeline import device
-    from pipeline.roles import Bounded, Generative
-    from pipeline.training import saved
-    from pipeline.training.data import Split
+    from pipeline.core import device
+    from pipeline.core.contracts import Bounded, Generative
+    from pipeline.store import models
+    from pipeline.store.splits import Split
 
     where = device.pick()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    model = saved.load(paths.model, where)
-    data = artifacts.DataDirectory.open(paths.data)
+    model = models.load(paths.model, where)
+    data = DataDirectory.open(paths.data)
     if not isinstance(model.model, Bounded) or not isinstance(model.model, Generative):
         raise ValueError(
             f"{key} asks for bits/dim of the family {model.config['run']['family']}, which has no bound; remove it"
@@ -183,23 +187,28 @@ def _rounded(value: float, digits: int = 5) -> float:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = stage.parser(__doc__)
+    parser = command.parser(__doc__)
     parser.add_argument("run", help="a name under bounds:")
     parser.add_argument("--model", type=Path, help="measure the model in this folder instead of the run's own; goes with --out")
     parser.add_argument("--out", type=Path, help="write this JSON file, and a CSV file beside it, instead of reports/bounds")
     args = parser.parse_args(argv)
 
     def work() -> None:
-        params = config.load(args.params)
-        cfg = stage.choose(params.bounds, args.run, "bounds")
+        params = load_params(args.params)
+        cfg = command.choose(params.bounds, args.run, "bounds")
         if args.model is not None and args.out is None:
             raise ValueError(f"--model is {args.model} without --out; name a file, as reports/bounds is for models in runs/")
-        model = args.model or Path("runs") / args.run / "train"
-        out = args.out or Path("reports/bounds") / f"{args.run}.json"
-        images = None if args.out is not None else Path("runs") / args.run / "bound" / "bits.npy"
-        run(cfg, Paths(model, Path(params.runs[args.run].data), out, out.with_suffix(".csv"), images), f"bounds.{args.run}")
+        place = Layout()
+        model = args.model or place.run(args.run)
+        out = args.out or place.report("bounds", args.run)
+        images = None if args.out is not None else place.bound(args.run) / "bits.npy"
+        run(
+            cfg,
+            Paths(model, place.data(params.runs[args.run].data), out, out.with_suffix(".csv"), images),
+            f"bounds.{args.run}",
+        )
 
-    return stage.guarded(work)
+    return command.guarded(work)
 
 
 if __name__ == "__main__":

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifacts, config, stage
-from pipeline.sentences import listed, unknown
+from pipeline.config import plugins, schema
+from pipeline.config.errors import listed, unknown
+from pipeline.config.load import load_params, read_block
+from pipeline.core import artifacts, command
+from pipeline.core.layout import Layout, latents_of
 
 
 def run(params: Path, out: Path) -> None:
     """Raises ValueError with one sentence, or writes `out`, which never changes: no stage runs again because of it."""
-    check(config.load(params))
+    check(load_params(params))
     artifacts.write_text(out, "every block of the parameter file reads\n")
 
 
-def check(params: config.Params) -> None:
+def check(params: schema.Params) -> None:
     """Reads every block that belongs to a module: families, data set, samplers. Imports torch."""
-    config.read_block(config.dataset_module(params.data).Config, params.data.source, "data.source")
+    read_block(plugins.dataset(params.data.kind).Config, params.data.source, "data.source")
     models = {
         name: _trainable(run, params, f"{role}.{name}")
         for role, block in (("extractors", params.extractors), ("codecs", params.codecs), ("runs", params.runs))
@@ -36,10 +38,10 @@ def check(params: config.Params) -> None:
             raise ValueError(message if message.startswith("samples.") else f"samples.{name}: {message}") from None
 
 
-def _trainable(run: config.Run, params: config.Params, key: str) -> Any:
+def _trainable(run: schema.Run, params: schema.Params, key: str) -> Any:
     """The family's own reading of `run.model`, once everything that can be said before training has been checked."""
-    module = config.family_module(run)
-    model = config.read_block(module.Config, run.model, f"{key}.model")
+    module = plugins.family(run.family)
+    model = read_block(module.Config, run.model, f"{key}.model")
     for player in run.training.players:
         if player not in module.Model.player_names:
             raise unknown(f"{key}.training.players", player, list(module.Model.player_names))
@@ -48,15 +50,12 @@ def _trainable(run: config.Run, params: config.Params, key: str) -> Any:
             model.check_training(run.training)
         except ValueError as error:
             raise ValueError(f"{key}.{error}") from None
-    if config.latents_of(run.data) is not None:
+    if latents_of(run.data) is not None:
         _without_levels(model, run, key)
-    extractor = getattr(model, "extractor", None)
-    if extractor is not None and extractor not in params.extractors:
-        raise unknown(f"{key}.model: extractor", extractor, list(params.extractors))
     return model
 
 
-def _without_levels(model: Any, run: config.Run, key: str) -> None:
+def _without_levels(model: Any, run: schema.Run, key: str) -> None:
     """Refuses losses with a term that needs discrete data: the decoder's likelihood."""
     if getattr(model, "objective", "simple") != "simple":
         raise ValueError(
@@ -69,69 +68,70 @@ def _without_levels(model: Any, run: config.Run, key: str) -> None:
         )
 
 
-def _combined(params: config.Params, name: str) -> Any:
+def _combined(params: schema.Params, name: str) -> Any:
     """The model block of what combined.NAME comes to."""
-    from pipeline.families import daed
-    from pipeline.joined import joined
+    from pipeline.families.daed import model as daed
+    from pipeline.families.daed.compose import joined
 
-    return config.read_block(daed.Config, joined(params, name).model, f"combined.{name}")
+    return read_block(daed.Config, joined(params, name).model, f"combined.{name}")
 
 
-def _roles(params: config.Params, models: dict[str, Any]) -> None:
+def _roles(params: schema.Params, models: dict[str, Any]) -> None:
     """Every block asks of a family only what it can do."""
-    from pipeline import roles
+    from pipeline.core import contracts
 
     def families(role: type) -> list[str]:
-        modules = {name: importlib.import_module(f"pipeline.families.{name}") for name in config.families()}
+        modules = {name: plugins.family(name) for name in plugins.names("families")}
         return [name for name, module in modules.items() if issubclass(module.Model, role)]
 
-    def model_of(run: config.Run) -> type:
-        found: type = config.family_module(run).Model
+    def model_of(run: schema.Run) -> type:
+        found: type = plugins.family(run.family).Model
         return found
 
     for name, extractor in params.extractors.items():
-        if not issubclass(model_of(extractor), roles.Classifying):
+        if not issubclass(model_of(extractor), contracts.Classifying):
             raise ValueError(
                 f"extractors.{name}.family is {extractor.family!r}, which has no features; allowed: "
-                f"{listed(families(roles.Classifying))}"
+                f"{listed(families(contracts.Classifying))}"
             )
     for name, codec in params.codecs.items():
-        if not issubclass(model_of(codec), roles.Codec):
+        if not issubclass(model_of(codec), contracts.Codec):
             raise ValueError(
-                f"codecs.{name}.family is {codec.family!r}, which encodes nothing; allowed: {listed(families(roles.Codec))}"
+                f"codecs.{name}.family is {codec.family!r}, which encodes nothing; allowed: {listed(families(contracts.Codec))}"
             )
     for name, run in params.runs.items():
-        if issubclass(model_of(run), roles.Codec | roles.Classifying):
+        if issubclass(model_of(run), contracts.Codec | contracts.Classifying):
             raise ValueError(
-                f"runs.{name}.family is {run.family!r}, which generates nothing; allowed: {listed(families(roles.Generative))}"
+                f"runs.{name}.family is {run.family!r}, which generates nothing; allowed: "
+                f"{listed(families(contracts.Generative))}"
             )
-        if run.depths and not issubclass(model_of(run), roles.Stepwise):
+        if run.depths and not issubclass(model_of(run), contracts.Stepwise):
             raise ValueError(f"runs.{name}.depths is given, but the family {run.family} has a fixed number of steps; remove it")
-        latent = config.latents_of(run.data) is not None
+        latent = latents_of(run.data) is not None
         if latent and (name in params.bounds or name in params.depths):
             raise ValueError(
                 f"bounds and depths may not name {name}, whose data {run.data} are latents: bits/dim needs discrete data"
             )
     for name in params.bounds:
         family = params.family(name)
-        if not issubclass(config.family_module(params.runs[name]).Model, roles.Bounded):
+        if not issubclass(plugins.family(params.runs[name].family).Model, contracts.Bounded):
             raise ValueError(f"bounds.{name} asks for bits/dim of the family {family}, which has no bound; remove it")
         if hasattr(models[name], "check_sampling"):
             _said(f"bounds.{name}", models[name].check_sampling)
 
 
-def _sample(params: config.Params, name: str, sample: config.Sample, models: dict[str, Any]) -> None:
+def _sample(params: schema.Params, name: str, sample: schema.Sample, models: dict[str, Any]) -> None:
     """The sampler fits the run: its grid of steps, its needs, guidance and clipping."""
-    from pipeline.diffusion.sampler import Sampler
+    from pipeline.config.load import read_plugin
 
     key = f"samples.{name}"
-    sampler = config.read_block(Sampler, sample.sampler, f"{key}.sampler")
+    sampler = read_plugin("samplers", sample.sampler, f"{key}.sampler")
     family, data = params.family(sample.run), params.data_of(sample.run)
     model, depths = models[sample.run], params.runs[sample.run].depths if sample.run in params.runs else ()
     if hasattr(model, "check_sampling"):
         _said(f"{key}.run is {sample.run!r}:", model.check_sampling)
     model.schedule.build().times(sample.steps, sampler.spacing)
-    kind = importlib.import_module(f"pipeline.families.{family}").Model
+    kind = plugins.family(family).Model
     if kind.draws and sampler.kind != "posterior":
         raise ValueError(
             f"{key}.sampler.kind is {sampler.kind!r}; allowed for the family {family}, which draws x_hat: 'posterior'"
@@ -146,7 +146,7 @@ def _sample(params: config.Params, name: str, sample: config.Sample, models: dic
             f"{key}.steps is {sample.steps}; allowed with variance: optimal are the depths whose variances "
             f"are stored with the model, runs.{sample.run}.depths: {listed(depths) or 'none'}"
         )
-    if sampler.clip and config.latents_of(data) is not None:
+    if sampler.clip and latents_of(data) is not None:
         raise ValueError(f"{key}.sampler.clip is true; allowed for {data}, as latents have no range to clip to: false")
     if sample.guidance is None:
         return
@@ -169,15 +169,15 @@ def _said(prefix: str, refuse: Any) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = stage.parser(__doc__)
+    parser = command.parser(__doc__)
     parser.add_argument(
         "--out",
         type=Path,
         help="where to leave the mark that DVC waits for (default: %(default)s)",
-        default=Path("reports/.checked"),
+        default=Layout().checked,
     )
     args = parser.parse_args(argv)
-    return stage.guarded(lambda: run(Path(args.params), args.out))
+    return command.guarded(lambda: run(Path(args.params), args.out))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Stage `compare`: what was measured of every sample, run and baseline of params.yaml, side by side.
 
-Reads   reports/metrics/<sample>.json, reports/metrics/baselines.json, runs/<run>/evaluations/<sample>/details.json,
-        reports/bounds/<run>.json, runs/<run>/bound/bits.npy, reports/depth/<run>.json, runs/<run>/samples/<sample>/images.npy
+Reads   reports/metrics/<sample>.json, reports/metrics/baselines.json, evaluations/<sample>/details.json,
+        reports/bounds/<run>.json, bounds/<run>/bits.npy, reports/depth/<run>.json, samples/<sample>/images.npy
 Writes  reports/compare.json, reports/compare.md, reports/trilemma.svg, reports/samples.png
 """
 
@@ -12,14 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import config, stage
-from pipeline.artifacts import atomic, read_array, write_json, write_text
-from pipeline.config import Params
+from pipeline.config.load import load_params
+from pipeline.config.schema import Params
+from pipeline.core import command
+from pipeline.core.artifacts import atomic, read_array, write_json, write_text
+from pipeline.core.layout import Layout
 from pipeline.reporting import depth
 from pipeline.reporting.conclusion import HOW, conclusion
 from pipeline.reporting.findings import EXPLANATION, finding_columns, findings
 from pipeline.reporting.rows import baseline_rows, bound_row, sample_row, stand
-from pipeline.reporting.sources import Source, existing
 from pipeline.reporting.table import (
     MEMORISATION,
     bound_columns,
@@ -29,6 +30,7 @@ from pipeline.reporting.table import (
     memorisation_columns,
     sample_columns,
 )
+from pipeline.store.results import Source, existing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,10 +42,11 @@ SAME = ("extractor", "data", "reference")
 
 def run(cfg: Params, root: Path) -> dict[str, Any]:
     """Compares and writes the four files under `root`/reports; returns what reports/compare.json holds."""
-    samples = {name: Source.open(root / "reports" / "metrics" / f"{name}.json", f"evaluate@{name}") for name in cfg.samples}
-    baselines = Source.open(root / "reports" / "metrics" / "baselines.json", "baselines")
-    bounds = {name: Source.open(root / "reports" / "bounds" / f"{name}.json", f"bound@{name}") for name in cfg.bounds}
-    depths = {name: Source.open(root / "reports" / "depth" / f"{name}.json", f"depth@{name}") for name in cfg.depths}
+    place = Layout(root)
+    samples = {name: Source.open(place.report("metrics", name), f"evaluate@{name}") for name in cfg.samples}
+    baselines = Source.open(place.report("metrics", "baselines"), "baselines")
+    bounds = {name: Source.open(place.report("bounds", name), f"bound@{name}") for name in cfg.bounds}
+    depths = {name: Source.open(place.report("depth", name), f"depth@{name}") for name in cfg.depths}
     refuse_unlike([*samples.values(), baselines], SAME)
     refuse_unlike([baselines, *depths.values()], ("extractor", "data"))
     refuse_unlike([baselines, *bounds.values()], ("data",))
@@ -94,7 +97,7 @@ def statement(measured: dict[str, Any]) -> str:
 
 
 def _bits(root: Path, name: str) -> NDArray[np.float64]:
-    return read_array(existing(root / "runs" / name / "bound" / "bits.npy", f"bound@{name}"))
+    return read_array(existing(Layout(root).bound(name) / "bits.npy", f"bound@{name}"))
 
 
 def _different(values: Sequence[Any]) -> list[Any]:
@@ -105,11 +108,8 @@ def _write(cfg: Params, root: Path, comparison: dict[str, Any]) -> None:
     from pipeline.reporting.grid import rows_png
     from pipeline.reporting.trilemma import trilemma
 
-    reports, distance = root / "reports", comparison["measured"]["distance"]
-    archives = {
-        name: existing(root / "runs" / sample.run / "samples" / name / "images.npy", f"sample@{name}")
-        for name, sample in cfg.samples.items()
-    }
+    reports, distance = Layout(root).reports, comparison["measured"]["distance"]
+    archives = {name: existing(Layout(root).sample(name) / "images.npy", f"sample@{name}") for name in cfg.samples}
     text = [
         "# Comparison", "",
         markdown(sample_columns(distance), [*comparison["samples"], *comparison["baselines"]]), "",
@@ -136,8 +136,8 @@ def _write(cfg: Params, root: Path, comparison: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = stage.parser(__doc__).parse_args(argv)
-    return stage.guarded(lambda: run(config.load(arguments.params), Path(".")))
+    arguments = command.parser(__doc__).parse_args(argv)
+    return command.guarded(lambda: run(load_params(arguments.params), Path(".")))
 
 
 if __name__ == "__main__":

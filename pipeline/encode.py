@@ -16,15 +16,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import artifacts, config, stage
-from pipeline.progress import Progress
+from pipeline.config import schema
+from pipeline.config.load import load_params
+from pipeline.core import artifacts, command
+from pipeline.core.layout import Layout
+from pipeline.core.progress import Progress
+from pipeline.store.data import SPLITS, DataDirectory, write_data
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from pipeline.roles import Codec
-    from pipeline.training.data import Split
+    from pipeline.core.contracts import Codec
+    from pipeline.store.splits import Split
 
 BATCH = 100
 FILES = ("model.safetensors", "config.json")
@@ -57,7 +61,7 @@ def encode_split(
     """(N, c, h, w): draws keyed by (seed, row, step), or means where `seed` is None."""
     import torch
 
-    from pipeline.training.random import RowRandom
+    from pipeline.core.random import RowRandom
 
     parts: list[NDArray[np.float32]] = []
     with torch.inference_mode():
@@ -97,29 +101,29 @@ def fidelity(codec: Codec, split: Split, latents: NDArray[np.float32], where: to
     return Fidelity(absolute / pixels, float(10 * np.log10(255**2 / (squared / pixels))))
 
 
-def run(cfg: config.Codec, paths: Paths, name: str) -> None:
+def run(cfg: schema.Codec, paths: Paths, name: str) -> None:
     """Encodes every split of paths.data by the codec in paths.codec. `name`: the codec's name under codecs:."""
     import torch
 
-    from pipeline import device, latents
-    from pipeline.roles import Codec
-    from pipeline.training import saved
-    from pipeline.training.data import Split
+    from pipeline.core import device
+    from pipeline.core.contracts import Codec
+    from pipeline.store import latents, models
+    from pipeline.store.splits import Split
 
     key = f"codecs.{name}"
     where = device.pick()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     if not (paths.codec / "model.safetensors").is_file():
         raise ValueError(f"{paths.codec} holds no trained codec; run: python -m pipeline.train --codec {name}")
-    found = saved.load(paths.codec, where)
-    data = artifacts.DataDirectory.open(paths.data)
+    found = models.load(paths.codec, where)
+    data = DataDirectory.open(paths.data)
     if not isinstance(found.model, Codec):
         raise ValueError(
             f"{key}.family is {cfg.family!r}, which encodes nothing; name a family of codecs, such as 'autoencoder'"
         )
     latents.check_trained_on(found, paths.codec, data.hash, paths.data, name)
 
-    splits = {split: Split(data, split) for split in artifacts.SPLITS}
+    splits = {split: Split(data, split) for split in SPLITS}
     seed = cfg.seed if cfg.encode == "sample" else None
     with Progress(sum(len(split) for split in splits.values()), "images", key) as progress:
         encoded = {
@@ -134,7 +138,7 @@ def run(cfg: config.Codec, paths: Paths, name: str) -> None:
     for file in FILES:
         with open(paths.codec / file, "rb") as original, artifacts.atomic(paths.out / "codec" / file) as copy:
             shutil.copyfileobj(original, copy)
-    made = artifacts.write_data(
+    made = write_data(
         paths.out,
         {split: ((values * scale).astype(np.float32), data.labels(split)) for split, values in encoded.items()},
         levels=None,
@@ -164,21 +168,22 @@ def run(cfg: config.Codec, paths: Paths, name: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = stage.parser(__doc__)
+    parser = command.parser(__doc__)
     parser.add_argument("codec", help="a name under codecs:")
     args = parser.parse_args(argv)
 
     def work() -> None:
-        cfg = stage.choose(config.load(args.params).codecs, args.codec, "codecs")
+        cfg = command.choose(load_params(args.params).codecs, args.codec, "codecs")
+        place = Layout()
         paths = Paths(
-            Path(cfg.data),
-            Path("codecs") / args.codec,
-            Path("data/latents") / args.codec,
-            Path("reports/codecs") / f"{args.codec}.json",
+            place.data(cfg.data),
+            place.codec(args.codec),
+            place.latents(args.codec),
+            place.report("codecs", args.codec),
         )
         run(cfg, paths, args.codec)
 
-    return stage.guarded(work)
+    return command.guarded(work)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 SAMPLE must first meet the expectations on generated images; if it does not, nothing is measured and the status is 1.
 
-Reads   data/prepared, extractors/<name>/, runs/<run>/samples/<sample>/{images.npy, sample.json, timing.json}
-Writes  reports/metrics/<sample>.json, runs/<run>/evaluations/<sample>/{validation.json, details.json, neighbours.png}
-        or reports/metrics/baselines.json, baselines/details.json
+Reads   data/prepared, extractors/<name>/, samples/<sample>/{images.npy, sample.json, timing.json}
+Writes  reports/metrics/<sample>.json, evaluations/<sample>/{validation.json, details.json, nearest.png}
+        or reports/metrics/baselines.json, evaluations/baselines/details.json
 """
 
 from __future__ import annotations
@@ -15,8 +15,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import artifacts, config, extractors, neighbours, stage
-from pipeline.reporting.sources import Source, existing
+from pipeline.config import schema
+from pipeline.config.load import load_params
+from pipeline.core import artifacts, command
+from pipeline.core.layout import Layout
+from pipeline.store import extractors
+from pipeline.store.data import DataDirectory
+from pipeline.store.results import Source, existing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +37,7 @@ if TYPE_CHECKING:
 Check = Callable[["NDArray[np.uint8]", "NDArray[np.int64]", "NDArray[np.int64] | None", "NDArray[np.uint8]"], "Outcome"]
 
 
-def run(cfg: config.Params, name: str, root: Path, extractor: Extractor | None = None, check: Check | None = None) -> list[str]:
+def run(cfg: schema.Params, name: str, root: Path, extractor: Extractor | None = None, check: Check | None = None) -> list[str]:
     """Evaluates the sample `name`; returns in words what it failed (nothing: metrics were written).
 
     extractor, check: instead of those that `cfg` names. Raises ValueError for files that are missing or do not belong together.
@@ -40,17 +45,20 @@ def run(cfg: config.Params, name: str, root: Path, extractor: Extractor | None =
     import numpy as np
 
     from pipeline.metrics import record
+    from pipeline.metrics.duplicates import repeats
     from pipeline.metrics.features import INCEPTION
     from pipeline.metrics.measurement import measure
-    from pipeline.metrics.nearest import memorisation
+    from pipeline.metrics.nearest import memorisation, nearest
     from pipeline.metrics.speed import speed
+    from pipeline.reporting.nearest import picture
 
-    sample = stage.choose(cfg.samples, name, "samples")
-    made, made_by = root / "runs" / sample.run / "samples" / name, f"sample@{name}"
-    evaluation = root / "runs" / sample.run / "evaluations" / name
-    metrics = root / "reports" / "metrics" / f"{name}.json"
+    sample = command.choose(cfg.samples, name, "samples")
+    place = Layout(root)
+    made, made_by = place.sample(name), f"sample@{name}"
+    evaluation = place.evaluation(name)
+    metrics = place.report("metrics", name)
 
-    data = artifacts.DataDirectory.open(root / "data" / "prepared")
+    data = DataDirectory.open(Layout(root).prepared)
     images = artifacts.read_array(existing(made / "images.npy", made_by))
     described = Source.open(made / "sample.json", made_by)
     timing = Source.open(made / "timing.json", made_by)
@@ -86,10 +94,10 @@ def run(cfg: config.Params, name: str, root: Path, extractor: Extractor | None =
 
     ground, reference = _ground(cfg.evaluate, data, extractor)
     found = measure(features, reference, ground.settings, _keyed(cfg.evaluate.seed, name))
-    memory = memorisation(images, data.images("train"), neighbours.unseen(data))
-    pairs = neighbours.repeats(images, _levels(data), cfg.data.near_duplicate)
+    memory = memorisation(images, data.images("train"), nearest(data.images("test"), data.images("train")))
+    pairs = repeats(images, _levels(data), cfg.data.near_duplicate)
     with artifacts.atomic(evaluation / "neighbours.png") as file:
-        file.write(neighbours.picture(images, data.images("train"), memory, _levels(data)))
+        file.write(picture(images, data.images("train"), memory, _levels(data)))
     artifacts.write_json(
         evaluation / "details.json",
         {
@@ -115,13 +123,14 @@ def run(cfg: config.Params, name: str, root: Path, extractor: Extractor | None =
     return []
 
 
-def run_baselines(cfg: config.Params, root: Path, extractor: Extractor | None = None) -> None:
+def run_baselines(cfg: schema.Params, root: Path, extractor: Extractor | None = None) -> None:
     """Measures the baselines, `evaluate.baseline_images` of each, in the way that samples are."""
     from pipeline.metrics import baselines, record
+    from pipeline.metrics.duplicates import repeats
     from pipeline.metrics.measurement import measure
-    from pipeline.metrics.nearest import memorisation
+    from pipeline.metrics.nearest import memorisation, nearest
 
-    data = artifacts.DataDirectory.open(root / "data" / "prepared")
+    data = DataDirectory.open(Layout(root).prepared)
     extractor = extractor or extractors.open_extractor(cfg.evaluate, data, root)
     ground, reference = _ground(cfg.evaluate, data, extractor)
     train, count, levels = data.images("train"), cfg.evaluate.baseline_images, _levels(data)
@@ -134,20 +143,20 @@ def run_baselines(cfg: config.Params, root: Path, extractor: Extractor | None = 
     }
     details: dict[str, Any] = {}
     rounded: dict[str, Any] = {}
-    unseen = neighbours.unseen(data)
+    unseen = nearest(data.images("test"), data.images("train"))
     for name, images in sets.items():
         found = measure(extractor(images), reference, ground.settings, _keyed(cfg.evaluate.seed, name))
-        memory, pairs = memorisation(images, train, unseen), neighbours.repeats(images, levels, cfg.data.near_duplicate)
+        memory, pairs = memorisation(images, train, unseen), repeats(images, levels, cfg.data.near_duplicate)
         details[name] = {**record.details(found, ground), "memorisation": {**memory.values, **pairs}}
         rounded[name] = {**record.rounded(found, ground), "memorisation": record.memorised(memory, pairs)}
     details["mean-image"]["clipped"] = mean_image.clipped
     computed_on = _computed_on(extractor)
     artifacts.write_json(
-        root / "baselines" / "details.json",
+        Layout(root).evaluation("baselines") / "details.json",
         {**details, "measured": {**ground.provenance(), "images": count, "seed": cfg.evaluate.seed, **computed_on}},
     )
     artifacts.write_json(
-        root / "reports" / "metrics" / "baselines.json",
+        Layout(root).report("metrics", "baselines"),
         {
             **rounded,
             "measured": ground.measured(count, computed_on["device"]),
@@ -155,7 +164,7 @@ def run_baselines(cfg: config.Params, root: Path, extractor: Extractor | None = 
     )
 
 
-def expectations(limits: config.SampleLimits, data: artifacts.DataDirectory) -> Check:
+def expectations(limits: schema.SampleLimits, data: DataDirectory) -> Check:
     """The suite on generated samples, with the limits of validate.samples."""
     from pipeline.validation import expectations, table
 
@@ -172,7 +181,7 @@ def expectations(limits: config.SampleLimits, data: artifacts.DataDirectory) -> 
     return check
 
 
-def _levels(data: artifacts.DataDirectory) -> int:
+def _levels(data: DataDirectory) -> int:
     if data.data_spec.levels is None:
         raise ValueError(f"{data.path} holds latents without levels; images are needed to compare with")
     return data.data_spec.levels
@@ -188,7 +197,7 @@ def _counts(nonfinite: Mapping[str, int], images: int) -> NDArray[np.int64]:
     return counts
 
 
-def _ground(cfg: config.Evaluate, data: artifacts.DataDirectory, extractor: Extractor) -> tuple[Ground, Reference]:
+def _ground(cfg: schema.Evaluate, data: DataDirectory, extractor: Extractor) -> tuple[Ground, Reference]:
     from pipeline.metrics.measurement import Settings, describe
     from pipeline.metrics.record import Ground
 
@@ -208,19 +217,19 @@ def _keyed(seed: int, name: str) -> Callable[[str], np.random.Generator]:
     """Generators keyed by (seed, name of the set, purpose)."""
     import numpy as np
 
-    from pipeline.training.random import key
+    from pipeline.core.random import key
 
     return lambda purpose: np.random.default_rng(key(seed, "evaluate", name, purpose))
 
 
 def _computed_on(extractor: Extractor) -> dict[str, Any]:
-    from pipeline import device
+    from pipeline.core import device
 
     return dict(device.describe(extractor.device))
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = stage.parser(__doc__)
+    parser = command.parser(__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("sample", nargs="?", metavar="SAMPLE", help="a name under samples:")
     what.add_argument("--baselines", action="store_true", help="measure training images, the mean image plus noise, and noise")
@@ -228,13 +237,13 @@ def main(argv: list[str] | None = None) -> int:
     failures: list[str] = []
 
     def work() -> None:
-        params = config.load(args.params)
+        params = load_params(args.params)
         if args.baselines:
             run_baselines(params, Path("."))
         else:
             failures.extend(run(params, args.sample, Path(".")))
 
-    status = stage.guarded(work)
+    status = command.guarded(work)
     for failure in failures:
         print(f"{args.sample}: {failure}", file=sys.stderr)
     return 1 if failures else status

@@ -3,8 +3,8 @@
 Each row begins with the first image and ends with the second; between them stand what comes back from their latents and from
 latents on the great circle between those. How far the two that come back are from the images themselves is printed.
 
-Reads   runs/<run>/train, the run's data (and the codec beside it, if they are latents)
-Writes  runs/<run>/interpolation.png, or --out
+Reads   runs/<run>, the run's data (and the codec beside it, if they are latents)
+Writes  interpolations/<run>.png, or --out
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline import artifacts, config, stage
+from pipeline.config.load import load_params
+from pipeline.core import artifacts, command
+from pipeline.core.layout import Layout
+from pipeline.store.data import DataDirectory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,23 +41,23 @@ def run(pairs: list[tuple[int, int]], steps: int, points: int, paths: Paths, key
     """
     import torch
 
-    from pipeline import device, latents
-    from pipeline.diffusion.inversion import invert, reconstruct, slerp
-    from pipeline.diffusion.likelihood import to_codes
-    from pipeline.diffusion.sampler import DDIM
-    from pipeline.images import grid, png, to_bytes
-    from pipeline.roles import Generative
-    from pipeline.training import saved
-    from pipeline.training.data import Split
+    from pipeline.core import device
+    from pipeline.core.contracts import Generative
+    from pipeline.core.pixels import to_codes
+    from pipeline.reporting.images import grid, png, to_bytes
+    from pipeline.samplers.ddim import DDIM
+    from pipeline.samplers.inversion import invert, reconstruct, slerp
+    from pipeline.store import latents, models
+    from pipeline.store.splits import Split
 
     where = device.pick()
-    model = saved.load(paths.model, where)
+    model = models.load(paths.model, where)
     network = model.model
     if not isinstance(network, Generative) or not network.solvable:
         raise ValueError(
             f"{key} is of the family {model.config['run']['family']}, which has no flow to follow back; name another run"
         )
-    data = artifacts.DataDirectory.open(paths.data)
+    data = DataDirectory.open(paths.data)
     if model.config["data"]["hash"] != data.hash:
         raise ValueError(
             f"{paths.model} was trained on data {model.config['data']['hash'][:8]}, {paths.data} is {data.hash[:8]}"
@@ -92,29 +95,30 @@ def run(pairs: list[tuple[int, int]], steps: int, points: int, paths: Paths, key
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = stage.parser(__doc__)
+    parser = command.parser(__doc__)
     parser.add_argument("run", help="a name under runs: or combined:")
     parser.add_argument("--images", type=int, nargs="+", default=[0, 1, 2, 3], help="test images, in pairs (default: 0 1 2 3)")
     parser.add_argument("--steps", type=int, default=100, help="steps of each way (default: %(default)s)")
     parser.add_argument("--points", type=int, default=9, help="latents per row, both ends included (default: %(default)s)")
-    parser.add_argument("--out", type=Path, help="the picture (default: runs/<run>/interpolation.png)")
+    parser.add_argument("--out", type=Path, help="the picture (default: interpolations/<run>.png)")
     args = parser.parse_args(argv)
 
     def work() -> None:
-        params = config.load(args.params)
+        params = load_params(args.params)
         if args.run not in {**params.runs, **params.combined}:
             raise ValueError(f"runs has no {args.run!r}; allowed: {', '.join([*params.runs, *params.combined])}")
         if len(args.images) % 2:
             raise ValueError(f"--images names {len(args.images)} images; allowed: an even number, as they go in pairs")
         if args.points < 2:
             raise ValueError(f"--points is {args.points}; allowed: 2 or more, as both ends are among them")
-        folder = Path("runs") / args.run
-        out = args.out or folder / "interpolation.png"
+        place = Layout()
+        out = args.out or place.interpolation(args.run)
         pairs = list(zip(args.images[::2], args.images[1::2], strict=True))
-        error = run(pairs, args.steps, args.points, Paths(folder / "train", Path(params.data_of(args.run)), out), args.run)
+        paths = Paths(place.run(args.run), place.data(params.data_of(args.run)), out)
+        error = run(pairs, args.steps, args.points, paths, args.run)
         print(f"{out}: the images come back with a mean absolute error of {error:.2f} of 255 grey levels")
 
-    return stage.guarded(work)
+    return command.guarded(work)
 
 
 if __name__ == "__main__":

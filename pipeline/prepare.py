@@ -9,29 +9,33 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import artifacts, config, stage
+from pipeline.config import plugins, schema
+from pipeline.config.load import load_params, read_block
+from pipeline.core import command
+from pipeline.core.layout import Layout
+from pipeline.store.data import DataDirectory, write_data
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pipeline.datasets._duplicates import Pairs
+    from pipeline.metrics.duplicates import Pairs
 
 
-def run(data: config.Data, out: Path) -> artifacts.DataDirectory:
+def run(data: schema.Data, out: Path) -> DataDirectory:
     """Writes `out`; spec.json also says source, kind, class_names, duplicates and, for synthetic data, density.
 
     Raises ValueError for a bad `data.source`, damaged files, or a split that cannot be made.
     """
     import numpy as np
 
-    from pipeline.datasets import _duplicates
+    from pipeline.metrics import duplicates
 
-    module = config.dataset_module(data)
-    raw = module.load(config.read_block(module.Config, data.source, "data.source"))
+    module = plugins.dataset(data.kind)
+    raw = module.load(read_block(module.Config, data.source, "data.source"))
     count = len(raw.train_images)
     images = np.concatenate([raw.train_images, raw.test_images])
-    pairs = _duplicates.find(images, raw.levels, data.near_duplicate)
+    pairs = duplicates.find(images, raw.levels, data.near_duplicate)
 
     leaks = pairs.where((pairs.first < count) & (pairs.second >= count))
     kept = np.setdiff1d(np.arange(count), leaks.first)
@@ -41,7 +45,7 @@ def run(data: config.Data, out: Path) -> artifacts.DataDirectory:
             "use a lower value"
         )
     inside = pairs.where(np.isin(pairs.first, kept) & np.isin(pairs.second, kept))
-    group = _duplicates.groups(inside, count)[kept]
+    group = duplicates.groups(inside, count)[kept]
     valid = _valid(raw.train_labels[kept], group, data.valid_fraction, data.seed)
 
     exact = np.unique(leaks.first[leaks.exact])
@@ -74,7 +78,7 @@ def run(data: config.Data, out: Path) -> artifacts.DataDirectory:
         extra["density"] = dict(raw.density)
     # A spec.json of an earlier run must not stand beside arrays of this one if we are stopped between the two.
     (out / "spec.json").unlink(missing_ok=True)
-    return artifacts.write_data(out, splits, levels=raw.levels, classes=raw.classes, extra=extra)
+    return write_data(out, splits, levels=raw.levels, classes=raw.classes, extra=extra)
 
 
 def _valid(labels: NDArray[np.int64], group: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
@@ -102,12 +106,12 @@ def _crosses(side: NDArray[np.str_], pairs: Pairs) -> NDArray[np.bool_]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = stage.parser(__doc__)
-    parser.add_argument("--out", type=Path, default=Path("data/prepared"), help="the folder to write (default: %(default)s)")
+    parser = command.parser(__doc__)
+    parser.add_argument("--out", type=Path, default=Layout().prepared, help="the folder to write (default: %(default)s)")
     arguments = parser.parse_args(argv)
 
     def work() -> None:
-        made = run(config.load(arguments.params).data, arguments.out)
+        made = run(load_params(arguments.params).data, arguments.out)
         counts = ", ".join(f"{count} {split}" for split, count in made.spec["counts"].items())
         removed = made.spec["duplicates"]["training_images_removed"]
         print(
@@ -115,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{removed['exact']} exact, {removed['near']} near"
         )
 
-    return stage.guarded(work)
+    return command.guarded(work)
 
 
 if __name__ == "__main__":

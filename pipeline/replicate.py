@@ -3,7 +3,7 @@
 A seed that is trained is kept as long as its configuration, data and code stay what they are; a command that was ended goes on
 where it stood. Bounds are measured with the same noise for every seed.
 
-Writes  replicates/<run>-seed-<n>/{model.safetensors, config.json, timing.json, curve.csv, bound.json, bound.csv}
+Writes  replicates/<run>-seed-<n>/{model.safetensors, schema.json, timing.json, curve.csv, bound.json, bound.csv}
         replicates/<A>-against-<B>.json and .md
 """
 
@@ -17,7 +17,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifacts, config, stage
+from pipeline.config import schema
+from pipeline.config.load import load_params
+from pipeline.core import artifacts, command
+from pipeline.store.data import DataDirectory
 
 TERMS = ("total", "prior", "reconstruction", "diffusion")
 # timing.json comes last: a folder without it is of a training that did not end.
@@ -26,7 +29,7 @@ TRAINED = ("model.safetensors", "config.json", "curve.csv", "timing.json")
 
 def run(params_file: Path, names: tuple[str, str], seeds: range, out: Path) -> dict[str, Any]:
     """Trains and bounds what is missing, one seed of both runs after the other; returns what the JSON file holds."""
-    params = config.load(params_file)
+    params = load_params(params_file)
     _refuse(params, names, seeds)
     values: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for seed in seeds:
@@ -98,7 +101,7 @@ def markdown(compared: dict[str, Any]) -> str:
     )  # fmt: skip
 
 
-def _refuse(params: config.Params, names: tuple[str, str], seeds: range) -> None:
+def _refuse(params: schema.Params, names: tuple[str, str], seeds: range) -> None:
     """Raises ValueError for two runs whose bounds cannot be compared, or too few seeds."""
     if len(seeds) < 2:
         count = seeds.stop - seeds.start
@@ -109,7 +112,7 @@ def _refuse(params: config.Params, names: tuple[str, str], seeds: range) -> None
     if a == b:
         raise ValueError(f"both runs are {a!r}; name two different runs")
     for name in names:
-        stage.choose(params.runs, name, "runs")
+        command.choose(params.runs, name, "runs")
         if name not in params.bounds:
             raise ValueError(f"bounds has no {name!r}, which says how to measure bits/dim of a run; add bounds.{name}")
     if params.runs[a].data != params.runs[b].data:
@@ -121,7 +124,7 @@ def _refuse(params: config.Params, names: tuple[str, str], seeds: range) -> None
             raise ValueError(f"bounds.{a}.{key} is {ours}, bounds.{b}.{key} is {theirs}; give both the same, to compare them")
 
 
-def _train(params: config.Params, params_file: Path, name: str, seed: int, folder: Path) -> None:
+def _train(params: schema.Params, params_file: Path, name: str, seed: int, folder: Path) -> None:
     cfg = params.runs[name].model_copy(update={"seed": seed})
     if trained(cfg, folder):
         print(f"{folder}: kept, trained before", flush=True)
@@ -132,19 +135,19 @@ def _train(params: config.Params, params_file: Path, name: str, seed: int, folde
         raise ValueError(f"{folder} is not what runs.{name} asks for: parameters, data or code changed meanwhile; start again")
 
 
-def trained(cfg: config.Run, folder: Path) -> bool:
+def trained(cfg: schema.Run, folder: Path) -> bool:
     """Whether `folder` holds the whole result of training `cfg` on the data and with the code of now."""
-    from pipeline.training.version import code_hash
+    from pipeline.core.code import trained_by
 
     if not all((folder / name).is_file() for name in TRAINED):
         return False
     found = artifacts.read_json(folder / "config.json")
-    data = artifacts.DataDirectory.open(cfg.data).hash
-    asked = (cfg.model_dump(mode="json"), data, code_hash(cfg.family))
+    data = DataDirectory.open(cfg.data).hash
+    asked = (cfg.model_dump(mode="json"), data, trained_by(cfg.family))
     return (found["run"], found["data"]["hash"], found["code"]) == asked
 
 
-def _bound(params: config.Params, params_file: Path, name: str, folder: Path) -> dict[str, Any]:
+def _bound(params: schema.Params, params_file: Path, name: str, folder: Path) -> dict[str, Any]:
     """bound.json of a trained seed; measured.json says of which weights, settings and code, and comes last."""
     record, target = folder / "measured.json", folder / "bound.json"
     of = {
@@ -171,7 +174,7 @@ def _call(module: str, *arguments: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = stage.parser(__doc__)
+    parser = command.parser(__doc__)
     parser.add_argument("a", metavar="A", help="a name under runs: and bounds:, the one that may be lower")
     parser.add_argument("b", metavar="B", help="another one, the baseline")
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds of each run (default: %(default)s)")
@@ -184,7 +187,7 @@ def main(argv: list[str] | None = None) -> int:
         compared = run(Path(args.params), (args.a, args.b), seeds, args.out)
         print("\n" + markdown(compared))
 
-    return stage.guarded(work)
+    return command.guarded(work)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Stage `report`: one HTML page of the comparison, to open offline or to send to somebody.
 
 Reads   reports/compare.json, reports/trilemma.svg, reports/curves/<run>.csv, reports/bounds/<run>.csv,
-        runs/<run>/samples/<sample>/{grid.png, trajectory.png}, runs/<run>/evaluations/<sample>/neighbours.png
+        samples/<sample>/{grid.png, trajectory.png}, evaluations/<sample>/neighbours.png
 Writes  reports/index.html
 """
 
@@ -11,13 +11,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline import config, stage
-from pipeline.artifacts import write_text
-from pipeline.config import Params
+from pipeline.config.load import load_params
+from pipeline.config.schema import Params
+from pipeline.core import command
+from pipeline.core.artifacts import write_text
+from pipeline.core.layout import Layout, latents_of
 from pipeline.reporting import depth, page
 from pipeline.reporting.conclusion import HOW
 from pipeline.reporting.findings import EXPLANATION, finding_columns
-from pipeline.reporting.sources import Source, columns, existing
 from pipeline.reporting.table import (
     MEMORISATION,
     as_html,
@@ -27,6 +28,7 @@ from pipeline.reporting.table import (
     memorisation_columns,
     sample_columns,
 )
+from pipeline.store.results import Source, columns, existing
 
 REPRODUCE = """\
 make demo                  # environment, dvc repro, this page
@@ -37,7 +39,7 @@ dvc metrics diff HEAD~1    # what a change did to the numbers
 
 def run(cfg: Params, root: Path) -> Path:
     """Writes `root`/reports/index.html and returns its path."""
-    comparison = Source.open(root / "reports" / "compare.json", "compare")
+    comparison = Source.open(Layout(root).reports / "compare.json", "compare")
     for key, expected in (("samples", list(cfg.samples)), ("bounds", list(cfg.bounds))):
         named = [row["sample" if key == "samples" else "run"] for row in comparison.get(key)]
         if named != expected:
@@ -51,7 +53,7 @@ def run(cfg: Params, root: Path) -> Path:
         sections += [_bounds(cfg, root, comparison), _findings(comparison)]
     sections += _depths(comparison)
     sections.append(_provenance(cfg, comparison))
-    target = root / "reports" / "index.html"
+    target = Layout(root).reports / "index.html"
     write_text(target, page.document("Diffusion models: speed, quality, diversity", sections))
     return target
 
@@ -78,7 +80,7 @@ def _head(cfg: Params, comparison: Source) -> list[str]:
 
 
 def _chart(root: Path, comparison: Source) -> str:
-    svg = existing(root / "reports" / "trilemma.svg", "compare").read_text(encoding="utf-8")
+    svg = existing(Layout(root).reports / "trilemma.svg", "compare").read_text(encoding="utf-8")
     distance = comparison.get("measured.distance")
     caption = (
         "Each point is one set of samples, numbered as in the key; bars are 95 % intervals. Filled points are on the front: no "
@@ -114,7 +116,7 @@ def _samples(cfg: Params, root: Path, comparison: Source) -> str:
     rows = {row["sample"]: row for row in comparison.get("samples")}
     cards = []
     for name, sample in cfg.samples.items():
-        folder = root / "runs" / sample.run / "samples" / name
+        folder = Layout(root).sample(name)
         grid, strip = (existing(folder / file, f"sample@{name}").read_bytes() for file in ("grid.png", "trajectory.png"))
         evaluations = rows[name]["network_evaluations"]
         note = f"{sample.run}, {rows[name]['sampler']}, {sample.steps} steps, {evaluations} evaluations, seed {sample.seed}"
@@ -132,7 +134,7 @@ def _memorisation(cfg: Params, root: Path, comparison: Source) -> str:
     cards = []
     for row in comparison.get("samples"):
         name = row["sample"]
-        path = root / "runs" / cfg.samples[name].run / "evaluations" / name / "neighbours.png"
+        path = Layout(root).evaluation(name) / "neighbours.png"
         picture = page.picture(existing(path, f"evaluate@{name}").read_bytes(), f"nearest training images of {name}")
         note = f"{row['memorisation']['memorised']:.1%} memorised, distance ratio {row['memorisation']['distance_ratio']:.3g}"
         cards.append(page.card(name, note, [picture]))
@@ -150,7 +152,7 @@ def _training(cfg: Params, root: Path) -> str:
 
     curves = {}
     for name, stage_name in trained(cfg).items():
-        path = root / "reports" / "curves" / f"{name}.csv"
+        path = Layout(root).curve(name)
         curves[name] = columns(path, stage_name, "step")
         if not losses(curves[name]):
             raise ValueError(f"{path} has no pair of columns <part> and valid/<part>; run: dvc repro -f {stage_name}")
@@ -162,7 +164,7 @@ def trained(cfg: Params) -> dict[str, str]:
     """What the samples rest on that was trained, with the stage that trains it: runs, halves of combined ones, codecs."""
     names: dict[str, str] = {}
     for run in dict.fromkeys(sample.run for sample in cfg.samples.values()):
-        codec = config.latents_of(cfg.data_of(run))
+        codec = latents_of(cfg.data_of(run))
         if codec is not None:
             names[codec] = f"codec@{codec}"
         halves = cfg.combined.get(run)
@@ -174,7 +176,7 @@ def _bounds(cfg: Params, root: Path, comparison: Source) -> str:
     from pipeline.reporting.curves import bound_curves
 
     curves = {
-        name: (cfg.family(name), columns(root / "reports" / "bounds" / f"{name}.csv", f"bound@{name}", "time"))
+        name: (cfg.family(name), columns(Layout(root).report("bounds", name, ".csv"), f"bound@{name}", "time"))
         for name in cfg.bounds
     }
     caption = "Where the bits go: the area under a curve is the diffusion term; bands are one standard error."
@@ -241,8 +243,8 @@ def _joined(values: list[Any]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = stage.parser(__doc__).parse_args(argv)
-    return stage.guarded(lambda: run(config.load(arguments.params), Path(".")))
+    arguments = command.parser(__doc__).parse_args(argv)
+    return command.guarded(lambda: run(load_params(arguments.params), Path(".")))
 
 
 if __name__ == "__main__":

@@ -18,15 +18,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import artifacts, config, stage
-from pipeline.progress import Progress
+from pipeline.config import schema
+from pipeline.config.load import load_params
+from pipeline.core import artifacts, command
+from pipeline.core.layout import Layout
+from pipeline.core.progress import Progress
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from pipeline.diffusion.sampler import AnySampler
-    from pipeline.training.saved import Saved
+    from pipeline.samplers.base import Walker
+    from pipeline.store.models import Saved
 
 BATCH = 100
 STRIP_IMAGES, STRIP_MOMENTS = 6, 12
@@ -41,7 +44,7 @@ class Paths:
 
     model: Path
     out: Path
-    data: Path = Path("data/prepared")
+    data: Path = Layout().prepared
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Generated:
 
 
 def generate(
-    model: Saved, sampler: AnySampler, steps: int, images: int, seed: int, where: torch.device, precision: str,
+    model: Saved, sampler: Walker, steps: int, images: int, seed: int, where: torch.device, precision: str,
     guidance: float | None = None, decode: Callable[[Tensor], Tensor] | None = None, batch: int = BATCH, label: str = "sample",
 ) -> Generated:  # fmt: skip
     """Images 0..images-1 of a seed. Every batch is timed alike, after a warm-up step, synchronised with the device.
@@ -68,10 +71,10 @@ def generate(
     """
     import torch
 
-    from pipeline import device
-    from pipeline.diffusion.sampler import trajectory
-    from pipeline.roles import Generative
-    from pipeline.training.random import RowRandom
+    from pipeline.core import device
+    from pipeline.core.contracts import Generative
+    from pipeline.core.random import RowRandom
+    from pipeline.samplers.trajectory import trajectory
 
     network = model.model
     assert isinstance(network, Generative)
@@ -122,20 +125,20 @@ def generate(
     return Generated(torch.cat(parts)[:images], shown, seconds, evaluations)
 
 
-def run(cfg: config.Sample, paths: Paths, key: str) -> None:
+def run(cfg: schema.Sample, paths: Paths, key: str) -> None:
     """Generates `cfg` with the model in paths.model. `key`: where it stands in params.yaml, for messages."""
     import torch
 
-    from pipeline import device, latents
-    from pipeline.diffusion.likelihood import to_codes
-    from pipeline.diffusion.sampler import Sampler
-    from pipeline.images import grid, png, to_bytes
-    from pipeline.roles import Generative
-    from pipeline.training import saved
+    from pipeline.config.load import read_plugin
+    from pipeline.core import device
+    from pipeline.core.contracts import Generative
+    from pipeline.core.pixels import to_codes
+    from pipeline.reporting.images import grid, png, to_bytes
+    from pipeline.store import latents, models
 
     where = device.pick()
-    sampler = config.read_block(Sampler, cfg.sampler, f"{key}.sampler")
-    model = saved.load(paths.model, where)
+    sampler = read_plugin("samplers", cfg.sampler, f"{key}.sampler")
+    model = models.load(paths.model, where)
     if not isinstance(model.model, Generative):
         raise ValueError(f"{key}.run is {cfg.run!r}, which generates nothing; name a generative run")
     precision = device.precision(model.config["run"]["training"]["precision"], where)
@@ -184,18 +187,18 @@ def run(cfg: config.Sample, paths: Paths, key: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = stage.parser(__doc__)
+    parser = command.parser(__doc__)
     parser.add_argument("sample", help="a name under samples:")
     args = parser.parse_args(argv)
 
     def work() -> None:
-        params = config.load(args.params)
-        cfg = stage.choose(params.samples, args.sample, "samples")
-        folder = Path("runs") / cfg.run
-        paths = Paths(folder / "train", folder / "samples" / args.sample, Path(params.data_of(cfg.run)))
+        params = load_params(args.params)
+        cfg = command.choose(params.samples, args.sample, "samples")
+        place = Layout()
+        paths = Paths(place.run(cfg.run), place.sample(args.sample), place.data(params.data_of(cfg.run)))
         run(cfg, paths, f"samples.{args.sample}")
 
-    return stage.guarded(work)
+    return command.guarded(work)
 
 
 if __name__ == "__main__":

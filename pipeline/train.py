@@ -15,52 +15,58 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import artifacts, config, stage
-from pipeline.progress import Progress
+from pipeline.config import schema
+from pipeline.config.load import load_params, read_block
+from pipeline.core import artifacts, command
+from pipeline.core.layout import Layout
+from pipeline.core.progress import Progress
+from pipeline.store.data import DataDirectory
 
 if TYPE_CHECKING:
     import torch
 
+    from pipeline.store.models import Saved
     from pipeline.training.loop import Report, State
-    from pipeline.training.saved import Saved
 
 
 @dataclass(frozen=True)
 class Paths:
-    """data: a data directory; out: gets model.safetensors, config.json, timing.json; curve: gets the training curve (CSV).
+    """data: a data directory; out: gets model.safetensors, schema.json, timing.json; curve: gets the training curve (CSV).
 
-    extractors: where the extractor of a perceptual loss lies.
+    extractor: the folder of what a perceptual loss looks through.
     """
 
     data: Path
     out: Path
     curve: Path
-    extractors: Path = Path("extractors")
+    extractor: Path | None = None
 
 
-def run(cfg: config.Run, paths: Paths, key: str) -> None:
+def run(cfg: schema.Run, paths: Paths, key: str) -> None:
     """Trains `cfg` to the end. `key`: where it stands in params.yaml, for messages.
 
     Raises ValueError, with the reason and with what is left to go back to, for a training that ended by itself.
     """
     import torch
 
-    from pipeline import device
-    from pipeline.roles import Perceiving
-    from pipeline.training import checkpoint, loop, saved, variance
-    from pipeline.training.data import Split
-    from pipeline.training.version import code_hash
+    from pipeline.core import device
+    from pipeline.core.code import trained_by
+    from pipeline.core.contracts import Perceiving
+    from pipeline.store import models
+    from pipeline.store.splits import Split
+    from pipeline.training import checkpoint, loop, reverse_variance
 
-    data = artifacts.DataDirectory.open(paths.data)
+    data = DataDirectory.open(paths.data)
     where = device.pick()
     settings = cfg.training
     torch.manual_seed(0)
     with torch.random.fork_rng():
         torch.manual_seed(_initial_seed(cfg))
-        model = saved.build(cfg, data.data_spec, key).to(where)
+        model = models.build(cfg, data.data_spec, key).to(where)
     seen_through = None
-    if isinstance(model, Perceiving) and model.extractor is not None:
-        extractor = _extractor(model.extractor, data, paths, where)
+    if isinstance(model, Perceiving) and model.perceives:
+        assert paths.extractor is not None, "a codec names its extractor"
+        extractor = _extractor(paths.extractor, data, where)
         model.perceive(extractor.model)  # type: ignore[arg-type]  # checked by _extractor
         seen_through = extractor.hash
     precision = device.precision(settings.precision, where)
@@ -118,7 +124,7 @@ def run(cfg: config.Run, paths: Paths, key: str) -> None:
                 "run": cfg.model_dump(mode="json"),
                 "data": {**{name: data.spec[name] for name in ("shape", "levels", "classes", "hash")}},
                 "parameters": parameters,
-                "code": code_hash(cfg.family),
+                "code": trained_by(cfg.family),
                 "precision": precision,
                 "clipped": state.clipped,
                 "valid": {name: value for name, value in rows[-1].items() if name.startswith("valid/")},
@@ -127,7 +133,7 @@ def run(cfg: config.Run, paths: Paths, key: str) -> None:
         artifacts.write_text(paths.curve, _csv(rows))
         if cfg.depths:
             state.average.swap(model)
-            table = variance.estimate(model.eval(), train, cfg.depths, cfg.seed, where)
+            table = reverse_variance.estimate(model.eval(), train, cfg.depths, cfg.seed, where)
             artifacts.write_json(paths.out / "variance.json", table)
         seconds = time.monotonic() - began
         artifacts.write_json(
@@ -149,7 +155,7 @@ def run(cfg: config.Run, paths: Paths, key: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = stage.parser(__doc__)
+    parser = command.parser(__doc__)
     parser.add_argument("run", help="a name under runs: (with --extractor or --codec: under extractors: or codecs:)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--extractor", action="store_true", help="train an extractor instead of a run")
@@ -159,54 +165,52 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     def work() -> None:
-        params = config.load(args.params)
+        params = load_params(args.params)
         role = "extractors" if args.extractor else "codecs" if args.codec else "runs"
-        cfg: config.Run = stage.choose(getattr(params, role), args.run, role)
+        cfg: schema.Run = command.choose(getattr(params, role), args.run, role)
         key = f"{role}.{args.run}"
+        place = Layout()
+        out = place.model(role, args.run)
         if args.seed is not None:
             if args.out is None:
-                raise ValueError(f"--seed is {args.seed} without --out; name a folder, as runs/ is for the seed of {key}")
-            cfg = config.read_block(type(cfg), {**cfg.model_dump(), "seed": args.seed}, key)
-        out = Path("runs") / args.run / "train" if role == "runs" else Path(role) / args.run
-        paths = Paths(Path(cfg.data), out, Path("reports/curves") / f"{args.run}.csv")
+                raise ValueError(f"--seed is {args.seed} without --out; name a folder, as {out} is for the seed of {key}")
+            cfg = read_block(type(cfg), {**cfg.model_dump(), "seed": args.seed}, key)
+        extractor = place.extractor(cfg.extractor) if isinstance(cfg, schema.Codec) else None
+        paths = Paths(place.data(cfg.data), out, place.curve(args.run), extractor)
         if args.out is not None:
-            paths = Paths(paths.data, args.out, args.out / "curve.csv")
+            paths = Paths(paths.data, args.out, args.out / "curve.csv", extractor)
         run(cfg, paths, key)
 
-    return stage.guarded(work)
+    return command.guarded(work)
 
 
-def _initial_seed(cfg: config.Run) -> int:
-    from pipeline.training.random import key
+def _initial_seed(cfg: schema.Run) -> int:
+    from pipeline.core.random import key
 
     return key(cfg.seed, 0, "initialisation")
 
 
-def _extractor(name: str, data: artifacts.DataDirectory, paths: Paths, where: torch.device) -> Saved:
+def _extractor(folder: Path, data: DataDirectory, where: torch.device) -> Saved:
     """The extractor that a perceptual loss sees through. Raises ValueError if it is missing, or knows other data."""
-    from pipeline.roles import Classifying
-    from pipeline.training import saved
+    from pipeline.core.contracts import Classifying
+    from pipeline.store import models
 
-    found = saved.load(paths.extractors / name, where)
+    found = models.load(folder, where)
     trained_on = found.config["data"]["hash"]
     if trained_on != data.hash:
-        raise ValueError(
-            f"{paths.extractors / name} was trained on data {trained_on[:8]}, {data.path} is {data.hash[:8]}; run: dvc repro"
-        )
+        raise ValueError(f"{folder} was trained on data {trained_on[:8]}, {data.path} is {data.hash[:8]}; run: dvc repro")
     assert isinstance(found.model, Classifying), "checked when params.yaml is read"
     return found
 
 
-def _fingerprint(
-    cfg: config.Run, data: artifacts.DataDirectory, precision: str, device_type: str, extractor: str | None
-) -> str:
+def _fingerprint(cfg: schema.Run, data: DataDirectory, precision: str, device_type: str, extractor: str | None) -> str:
     """A hash of what the result depends on: configuration, data, code, torch, precision, device, and a loss's extractor."""
     import torch
 
-    from pipeline.training.version import code_hash
+    from pipeline.core.code import trained_by
 
     settings = cfg.model_dump(mode="json")
-    made_by = [torch.__version__, torch.get_num_threads(), code_hash(cfg.family)]
+    made_by = [torch.__version__, torch.get_num_threads(), trained_by(cfg.family)]
     return artifacts.hash_json([settings, data.hash, precision, device_type, extractor, *made_by])
 
 

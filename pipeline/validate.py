@@ -9,20 +9,24 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import artifacts, config, stage
+from pipeline.config import schema
+from pipeline.config.load import load_params
+from pipeline.core import artifacts, command
+from pipeline.core.layout import Layout
+from pipeline.store.data import DataDirectory
 
 if TYPE_CHECKING:
     from pipeline.validation.expectations import Outcome
 
 
-def run(limits: config.DataLimits, data: Path, report: Path, docs: Path) -> Outcome:
+def run(limits: schema.DataLimits, data: Path, report: Path, docs: Path) -> Outcome:
     """Reads the data directory `data`, writes the file `report` and the folder `docs`.
 
     Raises ValueError where the directory is unfinished or damaged so far that its images cannot be described.
     """
     from pipeline.validation import expectations, table
 
-    directory = artifacts.DataDirectory.open(data)
+    directory = DataDirectory.open(data)
     outcome = expectations.check_data(table.data_table(directory), table.metadata(directory), limits, docs)
     artifacts.write_json(
         report,
@@ -38,21 +42,21 @@ def run(limits: config.DataLimits, data: Path, report: Path, docs: Path) -> Outc
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = stage.parser(__doc__)
-    parser.add_argument("--data", type=Path, default=Path("data/prepared"), help="the folder to judge (default: %(default)s)")
-    parser.add_argument("--report", type=Path, default=Path("reports/validation.json"), help="(default: %(default)s)")
+    parser = command.parser(__doc__)
+    parser.add_argument("--data", type=Path, default=Layout().prepared, help="the folder to judge (default: %(default)s)")
+    parser.add_argument("--report", type=Path, default=Layout().validation_report, help="(default: %(default)s)")
     parser.add_argument("--docs", type=Path, default=Path("validation_docs"), help="where Data Docs go (default: %(default)s)")
     arguments = parser.parse_args(argv)
     failures: list[str] = []
 
     def work() -> None:
-        limits = config.load(arguments.params).validate_.data
+        limits = load_params(arguments.params).validate_.data
         outcome = run(limits, arguments.data, arguments.report, arguments.docs)
         failures.extend(outcome.failures)
         met = len(outcome.results) - len(failures)
         print(f"{arguments.data}: {met} of {len(outcome.results)} expectations met; see {arguments.docs / 'index.html'}")
 
-    status = stage.guarded(work)
+    status = command.guarded(work)
     for failure in failures:
         print(f"not met: {failure}", file=sys.stderr)
     return status or (1 if failures else 0)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline import check
-from tests.mistakes import changed, refusal, tiny_values, write
+from tests.support.mistakes import changed, refusal, tiny_values, write
 
 GUIDED = {"run": "ddpm", "sampler": {"kind": "ddim"}, "steps": 5, "guidance": 2.0, "images": 60}
 
@@ -74,7 +74,7 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
     "bits/dim of latents": ("bounds.latent", {}, ["latent, whose data data/latents/kl are latents"]),
     "bits/dim of a GAN": ("bounds.ddgan", {}, ["bounds.ddgan asks for bits/dim of the family ddgan, which has no bound"]),
     "unknown extractor of a loss": (
-        "codecs.kl.model.objective.perceptual.extractor", "vgg", ["codecs.kl.model: extractor is 'vgg'", "allowed: convnet"],
+        "codecs.kl.extractor", "vgg", ["codecs.kl.extractor is 'vgg'", "allowed: convnet"],
     ),
     "unknown player": (
         "runs.ddgan.training.players", {"critic": {"learning_rate": 0.1}},
@@ -128,7 +128,7 @@ def test_refused_in_one_sentence(name: str, tmp_path: Path, capsys: pytest.Captu
     [
         ("samples.latent-guided-5.guidance", None),
         ("samples.latent-guided-5.guidance", 0.0),
-        ("samples.vdm-heun-3.sampler.kind", "dpm-solver++"),
+        ("samples.vdm-heun-3.sampler.kind", "dpmpp_2m"),
         ("samples.daed-two-stage-ddim-4.sampler", {"kind": "ancestral", "variance": "large", "spacing": "quadratic"}),
         ("runs.ddgan.training.batch", 36),
         ("combined", {"daed-two-stage": {"denoiser": "daed", "generator": "daed"}}),

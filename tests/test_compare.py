@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pipeline.config.yaml_file import tuples
 
 from pipeline import compare, report
 from pipeline.reporting.labels import Box, place
 from pipeline.reporting.rows import described, family
 from pipeline.reporting.table import significant
-from pipeline.yaml_file import tuples
-from tests.comparison_files import BASELINES, BOUND, SAMPLES, SPREADS, memorisation, params, write_inputs, write_json
+from tests.support.comparison_files import BASELINES, BOUND, SAMPLES, SPREADS, memorisation, params, write_inputs, write_json
 
 OUTPUTS = ("compare.json", "compare.md", "trilemma.svg", "samples.png")
 
@@ -204,8 +204,8 @@ def test_a_bound_on_other_data_is_refused(root: Path) -> None:
         ("reports/metrics/vdm-ddim.json", "evaluate@vdm-ddim"),
         ("reports/metrics/baselines.json", "baselines"),
         ("reports/bounds/vdm-wide.json", "bound@vdm-wide"),
-        ("runs/ddpm/evaluations/ddpm-ddim/details.json", "evaluate@ddpm-ddim"),
-        ("runs/ddpm/samples/ddpm-ddim/images.npy", "sample@ddpm-ddim"),
+        ("evaluations/ddpm-ddim/details.json", "evaluate@ddpm-ddim"),
+        ("samples/ddpm-ddim/images.npy", "sample@ddpm-ddim"),
     ],
 )
 def test_a_missing_file_names_the_stage(root: Path, path: str, stage: str) -> None:
@@ -231,7 +231,7 @@ def test_the_inception_distance_is_called_fid(root: Path) -> None:
     for path in (root / "reports" / "metrics").glob("*.json"):
         content = json.loads(path.read_text().replace('"fd"', '"fid"').replace("convnet@", "inception@"))
         write_json(path, content)
-    for path in root.glob("runs/*/evaluations/*/details.json"):
+    for path in root.glob("evaluations/*/details.json"):
         path.write_text(path.read_text().replace('"fd"', '"fid"'))
     rows = compare.run(params(), root)["samples"]
     assert rows[0]["fid"] == SAMPLES["ddpm-ancestral"][4]
@@ -270,7 +270,7 @@ def test_the_grid_shows_the_first_images_row_by_row(root: Path) -> None:
     compare.run(params(), root)
     picture = np.asarray(Image.open(root / "reports" / "samples.png").convert("L"))
     for row, name in enumerate(SAMPLES):
-        images = np.load(root / "runs" / SAMPLES[name][0] / "samples" / name / "images.npy")
+        images = np.load(root / "samples" / name / "images.npy")
         top = 8 + row * (16 + 8)
         left = picture.shape[1] - 8 - 16 * (16 + 2)
         for column in (0, 15):

@@ -10,19 +10,32 @@ import pytest
 import torch
 import yaml
 
-from pipeline import artifacts, encode, latents
-from pipeline.families.autoencoder import Model
-from pipeline.progress import Progress
-from pipeline.training import saved
-from pipeline.training.data import Split
-from pipeline.training.random import RowRandom
-from tests.latent_files import CLASSES, COUNTS, FAMILIES, LEVELS, SEED, block, paths, write_codec, write_images, write_latents
+from pipeline import encode
+from pipeline.core import artifacts
+from pipeline.core.progress import Progress
+from pipeline.core.random import RowRandom
+from pipeline.families.autoencoder.model import Model
+from pipeline.store import latents, models
+from pipeline.store.data import DataDirectory
+from pipeline.store.splits import Split
+from tests.support.latent_files import (
+    CLASSES,
+    COUNTS,
+    FAMILIES,
+    LEVELS,
+    SEED,
+    block,
+    paths,
+    write_codec,
+    write_images,
+    write_latents,
+)
 
 CPU = torch.device("cpu")
 
 
 def codec(root: Path) -> Model:
-    found = saved.load(root / "codecs/kl").model
+    found = models.load(root / "codecs/kl").model
     assert isinstance(found, Model)
     return found
 
@@ -43,7 +56,7 @@ def test_a_latent_data_directory_is_a_data_directory(tmp_path: Path) -> None:
         assert made.labels(split).tolist() == (np.arange(count) % CLASSES).tolist()
         read = Split(made, split).rows(np.arange(count), CPU)
         assert read.x.equal(torch.from_numpy(np.array(made.images(split))))
-    images = artifacts.DataDirectory.open(tmp_path / "data/prepared")
+    images = DataDirectory.open(tmp_path / "data/prepared")
     assert made.spec["encoded"] == {
         "path": str(tmp_path / "data/prepared"), "hash": images.hash, "shape": [1, 8, 8], "levels": LEVELS,
     }  # fmt: skip
@@ -85,7 +98,7 @@ def test_only_the_training_split_decides_the_scale(tmp_path: Path) -> None:
     dark = write_images(tmp_path / "data/prepared", brightest_test=2)
     write_codec(tmp_path / "codecs/kl", dark)
     encode.run(block(), paths(tmp_path), "kl")
-    again = artifacts.DataDirectory.open(first.path)
+    again = DataDirectory.open(first.path)
     assert again.spec["codec"]["scale"] == scale
     assert np.array_equal(again.images("train"), train)
     assert not np.array_equal(again.images("test"), test)
@@ -95,7 +108,7 @@ def test_only_the_training_split_decides_the_scale(tmp_path: Path) -> None:
 @pytest.mark.parametrize("batch", [1, 7, 130])
 def test_latents_do_not_depend_on_the_batch(batch: int, tmp_path: Path) -> None:
     made = write_latents(tmp_path)
-    split = Split(artifacts.DataDirectory.open(tmp_path / "data/prepared"), "train")
+    split = Split(DataDirectory.open(tmp_path / "data/prepared"), "train")
     found = encode.encode_split(codec(tmp_path), split, 0, SEED, CPU, Progress(len(split), "images", "toy"), batch)
     assert found * made.spec["codec"]["scale"] == pytest.approx(np.array(made.images("train")), rel=1e-4, abs=1e-5)
 
@@ -125,7 +138,7 @@ def test_an_interrupted_encoding_leaves_an_unfinished_directory(tmp_path: Path, 
     with pytest.raises(OSError, match="disk full"):
         encode.run(block(), paths(tmp_path), "kl")
     with pytest.raises(ValueError, match="holds no prepared data"):
-        artifacts.DataDirectory.open(made.path)
+        DataDirectory.open(made.path)
 
 
 def test_fidelity_is_measured_on_decoded_validation_latents(tmp_path: Path) -> None:

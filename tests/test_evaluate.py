@@ -14,11 +14,16 @@ import torch
 from PIL import Image
 from scipy.spatial.distance import cdist
 
-from pipeline import artifacts, config, evaluate, neighbours
+from pipeline import evaluate
+from pipeline.config import schema
+from pipeline.config.load import load_params
+from pipeline.core import artifacts
 from pipeline.metrics.features import Features
 from pipeline.metrics.nearest import memorisation, nearest
-from pipeline.reporting.sources import Source
-from pipeline.training import saved
+from pipeline.reporting.nearest import picture as nearest_picture
+from pipeline.store import models
+from pipeline.store.data import DataDirectory, write_data
+from pipeline.store.results import Source
 
 PARAMS = """
 data: {kind: digits}
@@ -93,8 +98,8 @@ def project(tmp_path: Path) -> Path:
         name: (pictures(seed, count), np.arange(count) % 4)
         for seed, (name, count) in enumerate({"train": 120, "valid": 20, "test": 80}.items())
     }
-    data = artifacts.write_data(tmp_path / "data/prepared", splits, levels=16, classes=4, extra={})
-    made = tmp_path / "runs/ddpm/samples/small"
+    data = write_data(tmp_path / "data/prepared", splits, levels=16, classes=4, extra={})
+    made = tmp_path / "samples/small"
     artifacts.write_array(made / "images.npy", pictures(9, 40))
     artifacts.write_json(
         made / "sample.json",
@@ -109,12 +114,12 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def params(project: Path) -> config.Params:
-    return config.load(project / "params.yaml")
+def params(project: Path) -> schema.Params:
+    return load_params(project / "params.yaml")
 
 
 def outputs(project: Path) -> tuple[Path, Path, Path]:
-    evaluation = project / "runs/ddpm/evaluations/small"
+    evaluation = project / "evaluations/small"
     return project / "reports/metrics/small.json", evaluation / "details.json", evaluation / "validation.json"
 
 
@@ -122,7 +127,7 @@ def test_writes_rounded_numbers_with_their_provenance_and_details_in_full(projec
     check = Check()
     assert evaluate.run(params(project), "small", project, Rows(), check) == []
     metrics, details, validation = (artifacts.read_json(file) for file in outputs(project))
-    data = artifacts.DataDirectory.open(project / "data/prepared")
+    data = DataDirectory.open(project / "data/prepared")
     assert {key: list(values) for key, values in metrics.items()} == {
         "quality": ["fd", "kid", "precision", "density", "inception_score"],
         "diversity": ["recall", "coverage"],
@@ -166,7 +171,7 @@ def with_copies(project: Path) -> np.ndarray:
     images, training = pictures(9, 40), pictures(0, 120)
     images[[3, 8, 20, 31]], images[12] = training[[50, 60, 70, 80]], training[50]
     images[39] = images[38]
-    artifacts.write_array(project / "runs/ddpm/samples/small/images.npy", images)
+    artifacts.write_array(project / "samples/small/images.npy", images)
     return images
 
 
@@ -191,7 +196,7 @@ def test_the_picture_shows_each_image_above_its_nearest_training_image(project: 
     images, training = with_copies(project), pictures(0, 120)
     evaluate.run(params(project), "small", project, Rows(), Check())
     memory = artifacts.read_json(outputs(project)[1])["memorisation"]
-    picture = np.asarray(Image.open(project / "runs/ddpm/evaluations/small/neighbours.png"))[..., 0]
+    picture = np.asarray(Image.open(project / "evaluations/small/neighbours.png"))[..., 0]
     order = np.argsort(memory["distances"], kind="stable")[:20]
     assert picture.shape == (4 * 9 + 1, 10 * 9 + 1)
     for place, index in enumerate(order):
@@ -205,7 +210,7 @@ def test_the_picture_shows_each_image_above_its_nearest_training_image(project: 
 def test_the_picture_has_full_rows(count: int, rows: int):
     images, training = pictures(9, count), pictures(0, 30)
     memory = memorisation(images, training, nearest(pictures(2, 30), training))
-    shown = np.asarray(Image.open(io.BytesIO(neighbours.picture(images, training, memory, 16))))
+    shown = np.asarray(Image.open(io.BytesIO(nearest_picture(images, training, memory, 16))))
     assert shown.shape[:2] == (2 * rows * 9 + 1, min(count, 10) * 9 + 1)
 
 
@@ -227,7 +232,7 @@ def test_failed_expectations_leave_the_verdict_and_no_metrics_of_before(project:
 
 
 def test_images_that_the_extractor_cannot_take_fail_too(project: Path):
-    artifacts.write_array(project / "runs/ddpm/samples/small/images.npy", pictures(9, 40) + np.uint8(10))
+    artifacts.write_array(project / "samples/small/images.npy", pictures(9, 40) + np.uint8(10))
     check = Check(["highest-pixel"])
     assert evaluate.run(params(project), "small", project, Rows(), check) == ["highest-pixel", "images have a code beyond 15"]
     assert check.asked[2] is None
@@ -247,7 +252,7 @@ def test_only_inception_has_an_fid(project: Path):
 def test_baselines_are_ordered_and_need_no_gate(project: Path):
     evaluate.run_baselines(params(project), project, Rows())
     metrics = artifacts.read_json(project / "reports/metrics/baselines.json")
-    details = artifacts.read_json(project / "baselines/details.json")
+    details = artifacts.read_json(project / "evaluations/baselines/details.json")
     assert list(metrics) == ["training-images", "mean-image", "noise", "measured"]
     assert metrics["measured"]["images"] == 50
     fd = {name: metrics[name]["quality"]["fd"] for name in ("training-images", "mean-image", "noise")}
@@ -267,7 +272,7 @@ def test_baselines_are_ordered_and_need_no_gate(project: Path):
 
 
 def test_files_that_do_not_belong_together_are_refused(project: Path):
-    made = project / "runs/ddpm/samples/small"
+    made = project / "samples/small"
     described = artifacts.read_json(made / "sample.json")
     artifacts.write_json(made / "sample.json", {**described, "data": "0123456789"})
     with pytest.raises(ValueError, match=r"comes from a model of data 01234567, .* run: dvc repro sample@small"):
@@ -287,9 +292,9 @@ def test_files_that_do_not_belong_together_are_refused(project: Path):
 def train_extractor(project: Path, data_hash: str) -> None:
     """The untrained classifier of params.yaml, as the train stage would leave it."""
     run = params(project).extractors["convnet"]
-    data = artifacts.DataDirectory.open(project / "data/prepared")
+    data = DataDirectory.open(project / "data/prepared")
     torch.manual_seed(0)
-    model = saved.build(run, data.data_spec, "extractors.convnet")
+    model = models.build(run, data.data_spec, "extractors.convnet")
     artifacts.write_tensors(project / "extractors/convnet/model.safetensors", model.state_dict())
     spec = {name: data.spec[name] for name in ("shape", "levels", "classes")}
     artifacts.write_json(
@@ -309,14 +314,14 @@ def test_an_extractor_of_other_data_is_refused(
 def test_with_the_real_extractor_and_the_real_expectations(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    train_extractor(project, artifacts.DataDirectory.open(project / "data/prepared").hash)
+    train_extractor(project, DataDirectory.open(project / "data/prepared").hash)
     monkeypatch.chdir(project)
     assert evaluate.main(["small"]) == 1
     errors = capsys.readouterr().err.splitlines()
     assert all(line.startswith("small: ") for line in errors)
     assert any("1 of 40" in line and "finite" in line for line in errors)
 
-    made = project / "runs/ddpm/samples/small/sample.json"
+    made = project / "samples/small/sample.json"
     artifacts.write_json(made, {**artifacts.read_json(made), "nonfinite": {}})
     relaxed = PARAMS + "validate: {samples: {smallest_class: 0, largest_class: 1}}\n"  # the classifier has learnt nothing
     (project / "params.yaml").write_text(relaxed)

@@ -14,20 +14,20 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline import artifacts
+from pipeline.store.data import SPLITS, write_data
 
 REPOSITORY = Path(__file__).parents[1]
 
 # A package and what it may import of this repository; the longest name that fits decides. What is not listed may import
 # everything but stages.
 ALLOWED = {
-    "flows": ("flows", "pipeline.config", "pipeline.artifacts", "pipeline.storage", "pipeline.stage"),
-    "pipeline.families": ("pipeline.roles", "pipeline.diffusion", "pipeline.networks", "pipeline.block"),
-    "pipeline.metrics": ("pipeline.metrics", "pipeline.roles", "pipeline.diffusion"),
-    "pipeline.networks": ("pipeline.networks", "pipeline.roles", "pipeline.block"),
-    "pipeline.diffusion": ("pipeline.diffusion", "pipeline.roles", "pipeline.block"),
-    "pipeline.storage": ("pipeline.storage", "pipeline.stage"),
-    "pipeline.block": (),
+    "flows": ("flows", "pipeline.config", "pipeline.core.artifacts", "pipeline.storage", "pipeline.core.command"),
+    "pipeline.families": ("pipeline.core.contracts", "pipeline.diffusion", "pipeline.networks", "pipeline.config.base"),
+    "pipeline.metrics": ("pipeline.metrics", "pipeline.core.contracts", "pipeline.diffusion"),
+    "pipeline.networks": ("pipeline.networks", "pipeline.core.contracts", "pipeline.config.base"),
+    "pipeline.diffusion": ("pipeline.diffusion", "pipeline.core.contracts", "pipeline.config.base"),
+    "pipeline.storage": ("pipeline.storage", "pipeline.core.command"),
+    "pipeline.config.base": (),
 }
 # A distribution and the only modules that may import it.
 ONLY = {
@@ -115,9 +115,9 @@ def test_there_is_something_to_check() -> None:
     """The walk sees imports at the top, inside functions and for type checkers, and it sees every stage."""
     known = modules(REPOSITORY)
     found = {(name, imported) for name, file in known.items() for imported in imports(name, file, known)}
-    assert ("pipeline.families.vdm", "pipeline.networks.unet") in found
-    assert ("pipeline.sample", "pipeline.training.saved") in found
-    assert ("pipeline.artifacts", "pipeline.roles") in found
+    assert ("pipeline.families.vdm.model", "pipeline.networks.unet") in found
+    assert ("pipeline.sample", "pipeline.store.models") in found
+    assert ("pipeline.core.artifacts", "pipeline.core.contracts") in found
     commanded = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text(encoding="utf-8"))["stages"].values()
     commands = {stage.get("do", stage)["cmd"].split()[2] for stage in commanded}
     assert commands <= stages(REPOSITORY)
@@ -208,8 +208,8 @@ def test_training_needs_the_numerical_packages_only(tmp_path: Path) -> None:
         run["training"] = {"steps": 2, "batch": 4, "learning_rate": 0.001, "precision": "float32"}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     images = np.random.default_rng(0).integers(0, 17, (12, 1, 8, 8), dtype=np.uint8)
-    splits = {split: (images, np.arange(12) % 10) for split in artifacts.SPLITS}
-    artifacts.write_data(tmp_path / "data" / "prepared", splits, levels=17, classes=10, extra={})
+    splits = {split: (images, np.arange(12) % 10) for split in SPLITS}
+    write_data(tmp_path / "data" / "prepared", splits, levels=17, classes=10, extra={})
     arguments = [
         *(("train", ["--extractor", name]) for name in values["extractors"]),
         *(("train", ["--codec", name]) for name in values["codecs"]),

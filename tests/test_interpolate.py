@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from pipeline import artifacts, interpolate
+from pipeline import interpolate
+from pipeline.core.contracts import Batch, Generative, Loss, Random, Trainable
 from pipeline.diffusion.gaussian import Reverse, alpha_sigma, kernel, per_image
 from pipeline.diffusion.schedule import LinearLogSNRSchedule
-from pipeline.roles import Batch, Generative, Loss, Random, Trainable
-from pipeline.training import saved
+from pipeline.store import models
+from pipeline.store.data import DataDirectory, write_data
 
 LEVELS = 17
 
@@ -48,17 +49,15 @@ class Drawing(Exact):
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> artifacts.DataDirectory:
+def data(tmp_path: Path) -> DataDirectory:
     images = np.random.default_rng(0).integers(0, LEVELS, (6, 1, 4, 4), dtype=np.uint8)
     labels = np.zeros(6, np.int64)
-    return artifacts.write_data(tmp_path / "data", {"test": (images, labels)}, levels=LEVELS, classes=1, extra={})
+    return write_data(tmp_path / "data", {"test": (images, labels)}, levels=LEVELS, classes=1, extra={})
 
 
-def arranged(
-    data: artifacts.DataDirectory, monkeypatch: Any, model: Trainable, version: str | None = None
-) -> interpolate.Paths:
+def arranged(data: DataDirectory, monkeypatch: Any, model: Trainable, version: str | None = None) -> interpolate.Paths:
     config = {"data": {"hash": version or data.hash}, "run": {"family": "toy", "model": {}}}
-    monkeypatch.setattr(saved, "load", lambda folder, where: saved.Saved(model, config, "0" * 64, {}))
+    monkeypatch.setattr(models, "load", lambda folder, where: models.Saved(model, config, "0" * 64, {}))
     return interpolate.Paths(data.path / "model", data.path, data.path / "way.png")
 
 
@@ -71,7 +70,7 @@ def cells(file: Path, rows: int, columns: int) -> NDArray[np.uint8]:
     )
 
 
-def test_rows_lead_from_one_image_to_the_other(data: artifacts.DataDirectory, monkeypatch: Any) -> None:
+def test_rows_lead_from_one_image_to_the_other(data: DataDirectory, monkeypatch: Any) -> None:
     paths = arranged(data, monkeypatch, Exact())
     error = interpolate.run([(0, 3), (5, 1)], 200, 5, paths, "toy")
     found = cells(paths.out, 2, 7).astype(float)
@@ -87,18 +86,18 @@ def test_rows_lead_from_one_image_to_the_other(data: artifacts.DataDirectory, mo
     assert error == pytest.approx(np.abs(found[:, [1, -2]] - found[:, [0, -1]]).mean(), abs=0.3)
 
 
-def test_more_steps_come_back_nearer(data: artifacts.DataDirectory, monkeypatch: Any) -> None:
+def test_more_steps_come_back_nearer(data: DataDirectory, monkeypatch: Any) -> None:
     paths = arranged(data, monkeypatch, Exact())
     errors = [interpolate.run([(0, 1), (2, 3), (4, 5)], steps, 2, paths, "toy") for steps in (5, 200)]
     assert errors[1] < 0.5 * errors[0]
 
 
-def test_what_has_no_flow_is_refused(data: artifacts.DataDirectory, monkeypatch: Any) -> None:
+def test_what_has_no_flow_is_refused(data: DataDirectory, monkeypatch: Any) -> None:
     with pytest.raises(ValueError, match=r"^toy is of the family toy, which has no flow to follow back; name another run$"):
         interpolate.run([(0, 1)], 5, 3, arranged(data, monkeypatch, Drawing()), "toy")
 
 
-def test_images_that_are_not_there_and_other_data_are_refused(data: artifacts.DataDirectory, monkeypatch: Any) -> None:
+def test_images_that_are_not_there_and_other_data_are_refused(data: DataDirectory, monkeypatch: Any) -> None:
     with pytest.raises(ValueError, match=r"^--images names 6; allowed: 0 to 5"):
         interpolate.run([(0, 6)], 5, 3, arranged(data, monkeypatch, Exact()), "toy")
     with pytest.raises(ValueError, match="was trained on data eeeeeeee"):

@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).parents[1]
 PROFILE = REPOSITORY / "tests" / "profiles" / "tiny.yaml"
 # Results of the repository's own parameters, which a copy makes anew.
 RESULTS = (
-    "dvc.lock", "reports/", "runs/", "extractors/", "codecs/", "baselines/", "validation_docs/", "data/prepared/",
+    "dvc.lock", "reports/", "runs/", "extractors/", "codecs/", "samples/", "evaluations/", "bounds/", "studies/", "validation_docs/", "data/prepared/",
     "data/latents/",
 )  # fmt: skip
 
@@ -161,7 +161,7 @@ def test_everything_declared_is_there(done: Project) -> None:
     for path in outputs:
         assert (done.folder / path).exists(), path
     for run in done.params["runs"]:
-        assert (done.folder / "runs" / run / "train" / "model.safetensors").is_file()
+        assert (done.folder / "runs" / run / "model.safetensors").is_file()
     assert not list(done.folder.glob(".checkpoints/*/*.safetensors")), "finished runs leave no checkpoints"
 
 
@@ -270,7 +270,7 @@ def test_fresh_clone_gives_the_same_numbers(done: Project, tmp_path: Path) -> No
     assert {Path(f"reports/bounds/{name}.json") for name in done.params["bounds"]} <= set(compared)
     for file in compared:
         assert without_speed(clone.json(str(file))) == without_speed(done.json(str(file))), file
-    same = [*done.folder.glob("runs/*/train/model.safetensors"), *done.folder.glob("runs/*/samples/*/images.npy")]
+    same = [*done.folder.glob("runs/*/model.safetensors"), *done.folder.glob("samples/*/images.npy")]
     same += [*done.folder.glob("codecs/*/model.safetensors"), *done.folder.glob("data/latents/*/train.images.npy")]
     params = done.params
     assert len(same) == sum(len(params[block]) for block in ("runs", "combined", "samples")) + 2 * len(params["codecs"])

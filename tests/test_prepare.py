@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from pipeline import artifacts, config, prepare
+from pipeline import prepare
+from pipeline.config import schema
+from pipeline.core import artifacts
 from pipeline.datasets import _idx
+from pipeline.store.data import SPLITS, DataDirectory
 
 CLASSES, TRAIN, TEST = 10, 400, 100
 
@@ -45,11 +48,11 @@ def source(tmp_path: Path) -> Path:
     return folder
 
 
-def data(source: Path, **changed: object) -> config.Data:
-    return config.Data(kind="fashion-mnist", source={"folder": str(source)}, **changed)
+def data(source: Path, **changed: object) -> schema.Data:
+    return schema.Data(kind="fashion_mnist", source={"folder": str(source)}, **changed)
 
 
-def positions(made: artifacts.DataDirectory, split: str) -> list[int]:
+def positions(made: DataDirectory, split: str) -> list[int]:
     """Where the images of a split stand among the planted training images (the first of equal ones)."""
     first = {image.tobytes(): position for position, image in reversed(list(enumerate(planted()[0])))}
     return [first[np.asarray(image).tobytes()] for image in made.images(split)]
@@ -57,7 +60,7 @@ def positions(made: artifacts.DataDirectory, split: str) -> list[int]:
 
 def test_no_image_is_on_two_sides(source: Path, tmp_path: Path) -> None:
     made = prepare.run(data(source), tmp_path / "out")
-    flat = {split: np.array(made.images(split)).reshape(-1, 784).astype(float) for split in artifacts.SPLITS}
+    flat = {split: np.array(made.images(split)).reshape(-1, 784).astype(float) for split in SPLITS}
     for a, b in (("train", "valid"), ("train", "test"), ("valid", "test")):
         assert cdist(flat[a], flat[b], "cityblock").min() / 784 > 1.5
     assert len(flat["test"]) == TEST
@@ -117,9 +120,7 @@ def test_two_runs_write_the_same_bytes_and_another_seed_does_not(source: Path, t
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         prepare.run(data(source, seed=seed), tmp_path / name)
     files = sorted(os.listdir(tmp_path / "a"))
-    assert files == sorted(
-        ["spec.json", *(f"{split}.{kind}.npy" for split in artifacts.SPLITS for kind in ("images", "labels"))]
-    )
+    assert files == sorted(["spec.json", *(f"{split}.{kind}.npy" for split in SPLITS for kind in ("images", "labels"))])
     assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
     assert (tmp_path / "a" / "train.images.npy").read_bytes() != (tmp_path / "c" / "train.images.npy").read_bytes()
 
@@ -136,12 +137,12 @@ def test_a_run_that_is_stopped_leaves_no_spec_of_an_earlier_one(
     with pytest.raises(KeyboardInterrupt):
         prepare.run(data(source, seed=1), tmp_path / "out")
     with pytest.raises(ValueError, match="run: dvc repro prepare"):
-        artifacts.DataDirectory.open(tmp_path / "out")
+        DataDirectory.open(tmp_path / "out")
 
 
 def test_spec_of_synthetic_data_has_its_density(tmp_path: Path) -> None:
     source = {"shape": [1, 4, 4], "mean": 0.2, "std": 0.2, "train": 60, "test": 20}
-    made = prepare.run(config.Data(kind="gaussian", source=source), tmp_path)
+    made = prepare.run(schema.Data(kind="gaussian", source=source), tmp_path)
     assert (made.spec["shape"], made.spec["levels"], made.spec["classes"]) == ([1, 4, 4], 256, 1)
     assert (made.spec["density"]["mean"], made.spec["density"]["std"]) == (0.2, 0.2)
     assert made.spec["class_names"] == ["noise"]
@@ -151,9 +152,9 @@ def test_spec_of_synthetic_data_has_its_density(tmp_path: Path) -> None:
 def test_splits_that_cannot_be_made_are_refused(source: Path, tmp_path: Path) -> None:
     small = {"shape": [1, 4, 4], "std": 0.2, "train": 1, "test": 1}
     with pytest.raises(ValueError, match=r"^data\.valid_fraction is 0\.1, by which 1 distinct training images"):
-        prepare.run(config.Data(kind="gaussian", source=small), tmp_path)
+        prepare.run(schema.Data(kind="gaussian", source=small), tmp_path)
     with pytest.raises(ValueError, match=r"^data\.valid_fraction is 0\.001, .* 10 classes cannot be split"):
         prepare.run(data(source, valid_fraction=0.001), tmp_path)
     alike = {"shape": [1, 4, 4], "std": 0.001, "train": 50, "test": 5}
     with pytest.raises(ValueError, match=r"^data\.near_duplicate is 1\.5, at which every training image"):
-        prepare.run(config.Data(kind="gaussian", source=alike), tmp_path)
+        prepare.run(schema.Data(kind="gaussian", source=alike), tmp_path)

@@ -20,9 +20,10 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 
-from pipeline import artifacts, bound, config, prepare, replicate, train
+from pipeline import bound, prepare, replicate, train
+from pipeline.config.load import load_params
+from pipeline.core import artifacts, code
 from pipeline.reporting.welch import welch
-from pipeline.training import version
 
 REPOSITORY = Path(__file__).parents[1]
 TRAINING = {
@@ -134,7 +135,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path, self.called = path, list[tuple[str, ...]]()
         self.write(PARAMS)
-        prepare.run(config.load(path / "params.yaml").data, path / "data" / "prepared")
+        prepare.run(load_params(path / "params.yaml").data, path / "data" / "prepared")
 
     def write(self, values: dict[str, Any]) -> None:
         (self.path / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
@@ -155,7 +156,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TRILEMMA_CHECKPOINTS", str(tmp_path / "checkpoints"))
     # Somebody may be editing while tests run.
-    monkeypatch.setattr(version, "code_hash", functools.cache(version.code_hash))
+    monkeypatch.setattr(code, "trained_by", functools.cache(code.trained_by))
     made = Folder(tmp_path)
     monkeypatch.setattr(replicate, "_call", made.call)
     return made
@@ -174,7 +175,7 @@ def test_no_seed_is_trained_twice(folder: Folder) -> None:
     assert folder.replicate() == calls(*ALL)
     seeds = {name: artifacts.read_json(folder.path / "replicates" / name / "config.json")["run"] for name in ALL}
     for name, run in seeds.items():
-        asked = config.load("params.yaml").runs[name.split("-")[0]].model_dump(mode="json")
+        asked = load_params("params.yaml").runs[name.split("-")[0]].model_dump(mode="json")
         assert run == {**asked, "seed": int(name[-1])}, "the seed is overridden, nothing else"
     found = artifacts.read_json("replicates/vdm-against-ddpm.json")
     for side in found["runs"]:
@@ -216,7 +217,7 @@ def test_what_changed_is_made_again(folder: Folder, monkeypatch: pytest.MonkeyPa
     Path("replicates/vdm-seed-4/timing.json").unlink()
     assert folder.replicate() == calls("vdm-seed-4")
     # Other code.
-    monkeypatch.setattr(version, "code_hash", lambda family: f"another {family}")
+    monkeypatch.setattr(code, "trained_by", lambda family: f"another {family}")
     monkeypatch.setattr(replicate, "_call", lambda *arguments: folder.called.append(arguments[:2]))
     with pytest.raises(ValueError, match="changed meanwhile"):
         replicate.run(Path("params.yaml"), ("vdm", "ddpm"), range(3, 5), Path("replicates"))
@@ -226,9 +227,9 @@ def test_what_changed_is_made_again(folder: Folder, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(folder.path)
     values["data"]["source"]["seed"] = 1
     folder.write(values)
-    cfg = config.load("params.yaml").runs["ddpm"].model_copy(update={"seed": 3})
+    cfg = load_params("params.yaml").runs["ddpm"].model_copy(update={"seed": 3})
     assert replicate.trained(cfg, Path("replicates/ddpm-seed-3"))
-    prepare.run(config.load("params.yaml").data, folder.path / "data" / "prepared")
+    prepare.run(load_params("params.yaml").data, folder.path / "data" / "prepared")
     assert not replicate.trained(cfg, Path("replicates/ddpm-seed-3"))
 
 

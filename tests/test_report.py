@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import compare, report
-from tests.comparison_files import BASELINES, SAMPLES, params, write_inputs, write_json
+from tests.support.comparison_files import BASELINES, SAMPLES, params, write_inputs, write_json
 
 
 class Page(HTMLParser):
@@ -69,12 +69,8 @@ def test_nothing_comes_from_outside(root: Path) -> None:
 
 def test_pictures_of_every_sample_are_inside(root: Path) -> None:
     embedded = {base64.b64decode(value.split(",", 1)[1]) for value in page(root).references if value.startswith("data:")}
-    files = [
-        root / "runs" / row[0] / "samples" / name / file
-        for name, row in SAMPLES.items()
-        for file in ("grid.png", "trajectory.png")
-    ]
-    files += [root / "runs" / row[0] / "evaluations" / name / "neighbours.png" for name, row in SAMPLES.items()]
+    files = [root / "samples" / name / file for name in SAMPLES for file in ("grid.png", "trajectory.png")]
+    files += [root / "evaluations" / name / "neighbours.png" for name in SAMPLES]
     assert embedded == {file.read_bytes() for file in files}
 
 
@@ -121,9 +117,9 @@ def test_values_are_escaped(root: Path) -> None:
         ("reports/trilemma.svg", "compare"),
         ("reports/curves/ddpm.csv", "train@ddpm"),
         ("reports/bounds/vdm-wide.csv", "bound@vdm-wide"),
-        ("runs/ddpm/samples/ddpm-ddim/grid.png", "sample@ddpm-ddim"),
-        ("runs/vdm-wide/samples/vdm-ddim/trajectory.png", "sample@vdm-ddim"),
-        ("runs/vdm-wide/evaluations/vdm-ddim/neighbours.png", "evaluate@vdm-ddim"),
+        ("samples/ddpm-ddim/grid.png", "sample@ddpm-ddim"),
+        ("samples/vdm-ddim/trajectory.png", "sample@vdm-ddim"),
+        ("evaluations/vdm-ddim/neighbours.png", "evaluate@vdm-ddim"),
     ],
 )
 def test_a_missing_file_names_the_stage(root: Path, path: str, stage: str) -> None:

@@ -13,15 +13,18 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from pipeline import artifacts, config, sample
+from pipeline import sample
+from pipeline.config import schema
+from pipeline.core import artifacts
+from pipeline.core.contracts import Batch, DataSpec, Generative, Loss, Random, Trainable
+from pipeline.core.pixels import to_codes
+from pipeline.core.random import RowRandom
 from pipeline.diffusion.gaussian import Reverse
-from pipeline.diffusion.likelihood import to_codes
-from pipeline.diffusion.sampler import DDIM, Ancestral
 from pipeline.diffusion.schedule import LinearLogSNR
-from pipeline.images import to_bytes
-from pipeline.roles import Batch, DataSpec, Generative, Loss, Random, Trainable
-from pipeline.training import saved
-from pipeline.training.random import RowRandom
+from pipeline.reporting.images import to_bytes
+from pipeline.samplers.ancestral import Ancestral
+from pipeline.samplers.ddim import DDIM
+from pipeline.store import models
 
 CPU = torch.device("cpu")
 SPEC = DataSpec((1, 8, 8), 17, 10)
@@ -42,8 +45,8 @@ SAMPLERS = {"ancestral": Ancestral(kind="ancestral"), "ddim": DDIM(kind="ddim"),
 def write_model(folder: Path, which: str) -> Path:
     """A model as `train` leaves it, with weights that are not those of initialisation: there the output is zero."""
     training = {"steps": 1, "learning_rate": 0.1, "precision": "float32"}
-    run = config.Run.model_validate({**MODELS[which], "data": "unused", "training": training})
-    model = saved.build(run, SPEC, "runs.toy")
+    run = schema.Run.model_validate({**MODELS[which], "data": "unused", "training": training})
+    model = models.build(run, SPEC, "runs.toy")
     weights = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -59,14 +62,14 @@ def write_model(folder: Path, which: str) -> Path:
     return folder
 
 
-def generate(model: saved.Saved, sampler: Ancestral | DDIM, images: int, batch: int = sample.BATCH, seed: int = 3) -> Tensor:
+def generate(model: models.Saved, sampler: Ancestral | DDIM, images: int, batch: int = sample.BATCH, seed: int = 3) -> Tensor:
     return sample.generate(model, sampler, 5, images, seed, CPU, "float32", batch=batch).images
 
 
 @pytest.mark.parametrize("which", ["ddpm", "vdm", "with labels"])
 @pytest.mark.parametrize("how", SAMPLERS)
 def test_image_depends_on_seed_and_number_only(which: str, how: str, tmp_path: Path) -> None:
-    model, sampler = saved.load(write_model(tmp_path, which)), SAMPLERS[how]
+    model, sampler = models.load(write_model(tmp_path, which)), SAMPLERS[how]
     whole = generate(model, sampler, 30)
     codes = to_codes(whole, 17)
     assert whole.shape == (30, *SPEC.shape)
@@ -81,7 +84,7 @@ def test_image_depends_on_seed_and_number_only(which: str, how: str, tmp_path: P
 
 def test_labels_are_asked_for_in_turn(tmp_path: Path) -> None:
     """Image i of a conditional model is of class i mod 10, also in later batches; the same start, another class differs."""
-    model = saved.load(write_model(tmp_path, "with labels"))
+    model = models.load(write_model(tmp_path, "with labels"))
     asked: list[Tensor] = []
     embedding = model.model.get_submodule("network.labels")
     embedding.register_forward_hook(lambda module, inputs, output: asked.append(inputs[0]))
@@ -90,8 +93,8 @@ def test_labels_are_asked_for_in_turn(tmp_path: Path) -> None:
     assert asked[1].tolist() == [i % 10 for i in range(12)]
 
 
-def configured(steps: int, images: int, sampler: Mapping[str, Any] | None = None) -> config.Sample:
-    return config.Sample(run="toy", sampler=dict(sampler or {"kind": "ancestral"}), steps=steps, images=images, seed=3)
+def configured(steps: int, images: int, sampler: Mapping[str, Any] | None = None) -> schema.Sample:
+    return schema.Sample(run="toy", sampler=dict(sampler or {"kind": "ancestral"}), steps=steps, images=images, seed=3)
 
 
 def picture(file: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -174,7 +177,7 @@ def test_values_that_are_not_finite_are_counted(tmp_path: Path, monkeypatch: pyt
     """How many images are hit follows from their starting noise, which anybody can draw again."""
     write_model(tmp_path, "vdm")
     artifacts.write_tensors(tmp_path / "model.safetensors", Broken().state_dict())
-    monkeypatch.setattr(saved, "build", lambda run, spec, key: Broken())
+    monkeypatch.setattr(models, "build", lambda run, spec, key: Broken())
     sample.run(configured(1, 40), sample.Paths(tmp_path, tmp_path / "out"), "samples.toy")
     first = RowRandom(3, range(40), 0).normal((40, 1, 8, 8), "start")[:, 0, 0, 0]
     expected = {str(i): 3 if value > 0.5 else 1 for i, value in enumerate(first.tolist()) if value > 0.5 or value < -1}

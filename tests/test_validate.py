@@ -9,14 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import artifacts, config, prepare, validate
+from pipeline import prepare, validate
+from pipeline.config import schema
+from pipeline.core import artifacts
+from pipeline.store.data import DataDirectory
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def prepared(tmp_path: Path) -> artifacts.DataDirectory:
-    return prepare.run(config.Data(kind="digits"), tmp_path / "prepared")
+def prepared(tmp_path: Path) -> DataDirectory:
+    return prepare.run(schema.Data(kind="digits"), tmp_path / "prepared")
 
 
 def main(tmp_path: Path) -> int:
@@ -25,18 +28,18 @@ def main(tmp_path: Path) -> int:
     return validate.main(["--params", str(ROOT / "params.yaml"), *options])
 
 
-def rewrite(data: artifacts.DataDirectory, split: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+def rewrite(data: DataDirectory, split: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
     artifacts.write_array(data.path / f"{split}.images.npy", change(np.array(data.images(split))))
 
 
-def sealed(data: artifacts.DataDirectory) -> None:
+def sealed(data: DataDirectory) -> None:
     """Writes the hash of the arrays as they now are into spec.json, as if they had been prepared so."""
     arrays = {file.stem: artifacts.read_array(file) for file in data.path.glob("*.npy")}
     artifacts.write_json(data.path / "spec.json", {**data.spec, "hash": artifacts.hash_arrays(arrays)})
 
 
 def test_prepared_data_pass_and_the_report_is_stable(
-    prepared: artifacts.DataDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    prepared: DataDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(tmp_path) == 0
     first = (tmp_path / "validation.json").read_bytes()
@@ -50,7 +53,7 @@ def test_prepared_data_pass_and_the_report_is_stable(
 
 
 def test_a_leak_stops_with_words_after_the_reports_are_written(
-    prepared: artifacts.DataDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    prepared: DataDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     leaked = np.array(prepared.images("test")[3])
     rewrite(prepared, "valid", lambda images: np.concatenate([images[:-1], leaked[None]]))
@@ -64,9 +67,7 @@ def test_a_leak_stops_with_words_after_the_reports_are_written(
     assert (tmp_path / "docs" / "index.html").is_file()
 
 
-def test_one_changed_bit_is_found(
-    prepared: artifacts.DataDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_changed_bit_is_found(prepared: DataDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = prepared.path / "train.images.npy"
     content = bytearray(file.read_bytes())
     content[5000] ^= 1
@@ -76,7 +77,7 @@ def test_one_changed_bit_is_found(
 
 
 def test_model_space_instead_of_codes_is_found(
-    prepared: artifacts.DataDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    prepared: DataDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rewrite(prepared, "test", lambda images: (images / 8 - 1).astype(np.float32))
     sealed(prepared)

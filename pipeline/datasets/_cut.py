@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import artifacts, stage
+from pipeline.core import artifacts, command
 from pipeline.datasets import _idx
 
 
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--train", type=int, default=1000, help="training images per class (default: %(default)s)")
     parser.add_argument("--test", type=int, default=200, help="test images per class (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    return stage.guarded(lambda: run(arguments.folder, arguments.out, arguments.train, arguments.test))
+    return command.guarded(lambda: run(arguments.folder, arguments.out, arguments.train, arguments.test))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import artifacts
+from pipeline.core import artifacts
 
 UNSIGNED_BYTE = 0x08
 SPLITS = {"train": "train", "test": "t10k"}

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from pydantic import model_validator
 
-from pipeline import config
+from pipeline.config.base import Block
 from pipeline.datasets import _fashion
 from pipeline.datasets._raw import Raw
 
 
-class Config(config.Block):
+class Config(Block):
     """`folder`: IDX files, plain or gzipped; or `download`: torchvision fetches them into `cache` and checks their MD5."""
 
     folder: str | None = None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline import config
+from pipeline.config.base import Block
 from pipeline.datasets import _fashion
 from pipeline.datasets._raw import Raw
 
 
-class Config(config.Block):
+class Config(Block):
     folder: str = "data/raw/fashion-mnist-mini"
 
 

@@ -14,22 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from pipeline import config
+from pipeline.config.base import Block, NotNegative, Positive
 from pipeline.datasets._raw import Raw
 
 OUTSIDE_ALLOWED = 1e-3
 
 
-class Config(config.Block):
+class Config(Block):
     """mean, std in model space [-1, 1]; shape is (C, H, W); train and test are numbers of images."""
 
-    shape: tuple[config.Positive, config.Positive, config.Positive] = (1, 8, 8)
+    shape: tuple[Positive, Positive, Positive] = (1, 8, 8)
     mean: Annotated[float, Field(gt=-1, lt=1)] = 0.1
     std: Annotated[float, Field(gt=0)] = 0.25
-    train: config.Positive = 2000
-    test: config.Positive = 500
+    train: Positive = 2000
+    test: Positive = 500
     levels: Annotated[int, Field(ge=2, le=256)] = 256
-    seed: config.NotNegative = 0
+    seed: NotNegative = 0
 
     @model_validator(mode="after")
     def _fits(self) -> Config:

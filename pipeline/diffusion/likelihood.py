@@ -1,7 +1,4 @@
-"""Discrete pixels, their likelihoods, and the KL terms of the bounds.
-
-Code k of L levels stands at the centre of its bin, (2k + 1)/L - 1; bins are 2/L wide; the outer bins reach to infinity.
-"""
+"""The likelihoods of discrete pixels (see core/pixels.py), and the KL terms of the bounds."""
 
 from __future__ import annotations
 
@@ -11,17 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from pipeline.core.pixels import centres
 from pipeline.diffusion.gaussian import per_image
-
-
-def centres(codes: Tensor, levels: int) -> Tensor:
-    """Codes 0..L-1 -> float32 bin centres in [-1 + 1/L, 1 - 1/L]."""
-    return (2 * codes.float() + 1) / levels - 1
-
-
-def to_codes(x: Tensor, levels: int) -> Tensor:
-    """The nearest code of each pixel, uint8: what lies beyond the outer bins goes to the outer codes."""
-    return ((x + 1) * (levels / 2)).floor().clamp(0, levels - 1).to(torch.uint8)
 
 
 def bits_per_dim(nats: Tensor, dimensions: int) -> Tensor:

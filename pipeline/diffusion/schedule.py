@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from pipeline.block import Block
+from pipeline.config.base import Block
 
 Spacing = Literal["trailing", "uniform", "quadratic", "respaced", "logsnr"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pipeline.roles import Random
+from pipeline.core.contracts import Random
 
 
 def low_discrepancy(count: int, offset: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from pipeline.diffusion.likelihood import centres
-from pipeline.roles import Classifying, DataSpec
+from pipeline.core.contracts import Classifying, DataSpec
+from pipeline.core.pixels import centres
 
 INCEPTION = "inception"
 INCEPTION_SIDE = 299

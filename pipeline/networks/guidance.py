@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from pipeline.roles import Batch, DataSpec, Random
+from pipeline.core.contracts import Batch, DataSpec, Random
 
 
 def drop_labels(batch: Batch, share: float, spec: DataSpec, rng: Random) -> Batch:

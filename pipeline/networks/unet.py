@@ -12,9 +12,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.block import Block
+from pipeline.config.base import Block
+from pipeline.core.contracts import DataSpec
 from pipeline.networks.layers import Sinusoid, fourier_features, group_norm, zeroed
-from pipeline.roles import DataSpec
 
 
 class ResidualBlock(nn.Module):

@@ -14,9 +14,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.block import Block
+from pipeline.config.base import Block
+from pipeline.core.contracts import DataSpec
 from pipeline.networks.layers import Sinusoid, fourier_features, zeroed
-from pipeline.roles import DataSpec
 
 
 def lecun(layer: nn.Conv2d | nn.Linear) -> nn.Module:

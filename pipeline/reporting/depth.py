@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.reporting.figure import COLOURS, new, style, svg
-from pipeline.reporting.sources import Source
 from pipeline.reporting.table import Column, Row, significant, with_error
+from pipeline.store.results import Source
 
 CHOICES = {"posterior": "posterior variance", "optimal": "optimal variance"}
 

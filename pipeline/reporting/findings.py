@@ -10,9 +10,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import config
-from pipeline.reporting.sources import Source
+from pipeline.config import plugins, schema
+from pipeline.config.load import read_block
 from pipeline.reporting.table import DASH, Column, Row, significant
+from pipeline.store.results import Source
 
 TERMS = ("total", "prior", "reconstruction", "diffusion")
 Relation = Literal["below", "above", "equal", "near"]
@@ -34,7 +35,7 @@ class Bounded:
     """A run with a measured bound; `model` is what the family's Config read; `bits`: (images, 4), see pipeline/bound.py."""
 
     name: str
-    run: config.Run
+    run: schema.Run
     model: Any
     bound: Source
     bits: NDArray[np.float64]
@@ -117,7 +118,7 @@ CLAIMS = [
 
 
 def findings(
-    runs: Mapping[str, config.Run], bounds: Mapping[str, Source], bits: Mapping[str, NDArray[np.float64]]
+    runs: Mapping[str, schema.Run], bounds: Mapping[str, Source], bits: Mapping[str, NDArray[np.float64]]
 ) -> list[dict[str, Any]]:
     """One row per claim and pair of runs that fit it, in bits/dim; one that says what is missing where none does.
 
@@ -172,8 +173,8 @@ def finding_columns() -> list[Column]:
     ]
 
 
-def _bounded(name: str, run: config.Run, source: Source, bits: NDArray[np.float64]) -> Bounded:
-    model = config.read_block(config.family_module(run).Config, run.model, f"runs.{name}.model")
+def _bounded(name: str, run: schema.Run, source: Source, bits: NDArray[np.float64]) -> Bounded:
+    model = read_block(plugins.family(run.family).Config, run.model, f"runs.{name}.model")
     return Bounded(name, run, model, source, bits)
 
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import config
-from pipeline.config import Params
+from pipeline.config.schema import Params
+from pipeline.core.layout import Layout, latents_of
 from pipeline.reporting.pareto import axes, dominators
-from pipeline.reporting.sources import Source
+from pipeline.store.results import Source
 
 
 def sample_row(cfg: Params, root: Path, name: str, source: Source, distance: str, bounds: dict[str, Source]) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def sample_row(cfg: Params, root: Path, name: str, source: Source, distance: str
     from pipeline.metrics.speed import speed
 
     sample = cfg.samples[name]
-    details = Source.open(root / "runs" / sample.run / "evaluations" / name / "details.json", source.stage)
+    details = Source.open(Layout(root).evaluation(name) / "details.json", source.stage)
     rate, bound = speed(details.get("speed")), bounds.get(sample.run)
     row: dict[str, Any] = {
         "sample": name,
@@ -47,7 +47,7 @@ def sample_row(cfg: Params, root: Path, name: str, source: Source, distance: str
 
 def family(cfg: Params, run: str) -> str:
     """The family of a run; of one that was trained on latents, with the word before it."""
-    return cfg.family(run) if config.latents_of(cfg.data_of(run)) is None else f"latent {cfg.family(run)}"
+    return cfg.family(run) if latents_of(cfg.data_of(run)) is None else f"latent {cfg.family(run)}"
 
 
 def stand(rows: Sequence[dict[str, Any]], distance: str) -> list[dict[str, Any]]:
@@ -70,9 +70,9 @@ def described(sampler: Mapping[str, Any], guidance: float | None, labelled: bool
 
     labelled: the model knows classes, for which it is asked in turn where there is no guidance.
     """
-    from pipeline.diffusion.sampler import Sampler
+    from pipeline.config.load import read_plugin
 
-    block = config.read_block(Sampler, sampler, key)
+    block = read_plugin("samplers", sampler, key)
     words = [block.kind]
     for name, field in type(block).model_fields.items():
         value = getattr(block, name)

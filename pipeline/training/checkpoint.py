@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from torch import Tensor
 
-from pipeline import artifacts
+from pipeline.core import artifacts
 
 
 def root() -> Path:

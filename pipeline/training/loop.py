@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline import config, device
-from pipeline.roles import Trainable
+from pipeline.config import schema
+from pipeline.core import device
+from pipeline.core.contracts import Trainable
+from pipeline.core.random import KeyedRandom, key
+from pipeline.store.splits import Split, training_rows
 from pipeline.training import ema
-from pipeline.training.data import Split, training_rows
-from pipeline.training.random import KeyedRandom, key
 
 
 class TrainingFailed(RuntimeError):
@@ -36,7 +37,7 @@ class Report:
 class State:
     """All that training changes: weights, optimisers, average, step, counters. Randomness is keyed, so none is stored."""
 
-    def __init__(self, model: Trainable, settings: config.Training) -> None:
+    def __init__(self, model: Trainable, settings: schema.Training) -> None:
         self.model, self.step = model, 0
         self.average = ema.Average(model)
         self.clipped = dict.fromkeys(model.players(), 0)
@@ -97,19 +98,19 @@ def parameter_groups(owned: nn.Module, weight_decay: float) -> list[dict[str, ob
     return [*groups, {"params": plain, "weight_decay": 0.0}] if plain else groups
 
 
-def base_rate(player: str, settings: config.Training) -> float:
+def base_rate(player: str, settings: schema.Training) -> float:
     """The learning rate that `player` has between warm-up and decay."""
     own = settings.players.get(player)
     return settings.learning_rate if own is None or own.learning_rate is None else own.learning_rate
 
 
-def clip_norm(player: str, settings: config.Training) -> float | None:
+def clip_norm(player: str, settings: schema.Training) -> float | None:
     """The norm that the gradient of `player` is clipped to; None: it is not."""
     own = settings.players.get(player)
     return settings.clip_norm if own is None or own.clip_norm is None else own.clip_norm
 
 
-def rate_factor(step: int, settings: config.Training) -> float:
+def rate_factor(step: int, settings: schema.Training) -> float:
     """At step 1..steps: linear warm-up to 1, constant, then linear decay to zero over the last `decay_fraction`."""
     warm = min(1.0, step / settings.warmup) if settings.warmup else 1.0
     decay_steps = settings.decay_fraction * settings.steps
@@ -131,7 +132,7 @@ def only(model: nn.Module, owned: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def fit(data: Split, state: State, settings: config.Training, seed: int, where: torch.device) -> Iterator[Report]:
+def fit(data: Split, state: State, settings: schema.Training, seed: int, where: torch.device) -> Iterator[Report]:
     """Trains from state.step to settings.steps; yields after every step.
 
     Raises TrainingFailed on a gradient that is not finite, before it moves anything, and on a model that has been ailing for
@@ -177,7 +178,7 @@ def fit(data: Split, state: State, settings: config.Training, seed: int, where: 
 
 
 @torch.no_grad()
-def validate(data: Split, state: State, settings: config.Training, seed: int, where: torch.device) -> dict[str, float]:
+def validate(data: Split, state: State, settings: schema.Training, seed: int, where: torch.device) -> dict[str, float]:
     """Mean of each part over the first images of the validation split, with averaged weights and the same noise each time."""
     model = state.model
     cast = device.precision(settings.precision, where)

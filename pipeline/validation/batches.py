@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.artifacts import SPLITS
+from pipeline.store.data import SPLITS
 from pipeline.validation.table import Metadata
 
 if TYPE_CHECKING:

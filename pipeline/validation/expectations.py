@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import config
+from pipeline.config import schema
 from pipeline.validation import batches
 from pipeline.validation.rules import Rule, data_rules, sample_rules
 from pipeline.validation.table import Metadata
@@ -38,7 +38,7 @@ class Outcome:
     results: list[dict[str, Any]]
 
 
-def check_data(table: DataFrame, metadata: Metadata, limits: config.DataLimits, docs: Path | None = None) -> Outcome:
+def check_data(table: DataFrame, metadata: Metadata, limits: schema.DataLimits, docs: Path | None = None) -> Outcome:
     """Judges the rows of `table.data_table`; with `docs`, writes Data Docs, a static site, into that folder."""
     frames = {
         "images": batches.data_images(table),
@@ -50,7 +50,7 @@ def check_data(table: DataFrame, metadata: Metadata, limits: config.DataLimits, 
 
 def check_samples(
     table: DataFrame,
-    limits: config.SampleLimits,
+    limits: schema.SampleLimits,
     reference_spread: float,
     *,
     levels: int,

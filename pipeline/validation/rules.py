@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import config
+from pipeline.config import schema
 from pipeline.validation.table import Metadata
 
 
@@ -45,7 +45,7 @@ def equal(name: str, batch: str, column: str, other: str, words: str) -> Rule:
     return Rule(name, batch, "expect_column_pair_values_to_be_equal", arguments, words)
 
 
-def data_rules(metadata: Metadata, limits: config.DataLimits) -> list[Rule]:
+def data_rules(metadata: Metadata, limits: schema.DataLimits) -> list[Rule]:
     """What prepared data must be."""
     channels, height, width = metadata.shape
     top, last = metadata.levels - 1, metadata.classes - 1
@@ -121,7 +121,7 @@ def data_rules(metadata: Metadata, limits: config.DataLimits) -> list[Rule]:
     ]
 
 
-def sample_rules(limits: config.SampleLimits, levels: int, classes: int) -> list[Rule]:
+def sample_rules(limits: schema.SampleLimits, levels: int, classes: int) -> list[Rule]:
     """What generated images must be. With a single class there is no balance to speak of."""
     batch, some = "sample-images", "{count} of {total} samples (first: {where})"
     rules = [

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import artifacts
-from pipeline.artifacts import DataDirectory
+from pipeline.core import artifacts
+from pipeline.store.data import SPLITS, DataDirectory
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -42,7 +42,7 @@ def data_table(directory: DataDirectory) -> DataFrame:
     import pandas as pd
 
     parts = []
-    for split in artifacts.SPLITS:
+    for split in SPLITS:
         images, labels = _array(directory, split, "images"), _array(directory, split, "labels")
         if images.ndim != 4 or labels.shape != images.shape[:1]:
             raise ValueError(
@@ -62,7 +62,7 @@ def metadata(directory: DataDirectory) -> Metadata:
         raise ValueError(f"{directory.path}/spec.json lacks {', '.join(missing)}; run: dvc repro prepare")
     if spec["levels"] is None:
         raise ValueError(f"{directory.path} holds real-valued latents; only images of whole levels are validated")
-    arrays = {f"{split}.{kind}": _array(directory, split, kind) for split in artifacts.SPLITS for kind in ("images", "labels")}
+    arrays = {f"{split}.{kind}": _array(directory, split, kind) for split in SPLITS for kind in ("images", "labels")}
     channels, height, width = spec["shape"]
     return Metadata(
         shape=(channels, height, width),
@@ -72,7 +72,7 @@ def metadata(directory: DataDirectory) -> Metadata:
         recorded_class_counts=spec["class_counts"],
         recorded_hash=spec["hash"],
         found_hash=artifacts.hash_arrays(arrays),
-        label_dtypes={split: str(arrays[f"{split}.labels"].dtype) for split in artifacts.SPLITS},
+        label_dtypes={split: str(arrays[f"{split}.labels"].dtype) for split in SPLITS},
     )
 
 

@@ -12,7 +12,10 @@ import pytest
 from scipy import stats
 from sklearn.datasets import load_digits
 
-from pipeline import artifacts, config
+from pipeline.config import plugins, schema
+from pipeline.config.base import Block
+from pipeline.config.load import read_block
+from pipeline.core import artifacts
 from pipeline.datasets import _cut, _idx, digits, fashion_mnist, fashion_mnist_mini, gaussian
 from pipeline.datasets._raw import Raw
 
@@ -72,7 +75,7 @@ def test_fashion_mnist_needs_exactly_one_origin() -> None:
     module = "data.source"
     for values in ({}, {"folder": "somewhere", "download": True}):
         with pytest.raises(ValueError, match=r"^data\.source\.folder is .* allowed is one of the two"):
-            config.read_block(fashion_mnist.Config, values, module)
+            read_block(fashion_mnist.Config, values, module)
 
 
 def test_a_download_goes_through_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,10 +167,10 @@ def test_gaussian_refuses_a_density_that_does_not_fit() -> None:
         assert gaussian.outside_probability(mean, std) == pytest.approx(expected, rel=1e-9)
         values = {"mean": mean, "std": std}
         if expected <= 1e-3:
-            assert config.read_block(gaussian.Config, values, "data.source").mean == mean
+            assert read_block(gaussian.Config, values, "data.source").mean == mean
         else:
             with pytest.raises(ValueError, match=r"^data\.source\.std is .* lower data\.source\.std"):
-                config.read_block(gaussian.Config, values, "data.source")
+                read_block(gaussian.Config, values, "data.source")
 
 
 def test_gaussian_is_keyed_by_its_seed() -> None:
@@ -177,10 +180,10 @@ def test_gaussian_is_keyed_by_its_seed() -> None:
     assert not np.array_equal(first.train_images, first.test_images)
 
 
-@pytest.mark.parametrize("kind", config.datasets())
+@pytest.mark.parametrize("kind", plugins.names("datasets"))
 def test_every_kind_has_config_and_load(kind: str) -> None:
-    module = config.dataset_module(config.Data(kind=kind))
-    assert issubclass(module.Config, config.Block)
+    module = schema.dataset_module(schema.Data(kind=kind))
+    assert issubclass(module.Config, Block)
     assert callable(module.load)
     with pytest.raises(ValueError, match=r"data\.source\.foldr is not a known key"):
-        config.read_block(module.Config, {"foldr": "x"}, "data.source")
+        read_block(module.Config, {"foldr": "x"}, "data.source")

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.diffusion.logsnr import LearnedLinear, Monotone
+from pipeline.core.contracts import Batch
+from pipeline.core.random import KeyedRandom
+from pipeline.diffusion.learned_schedule import LearnedLinear, Monotone
 from pipeline.diffusion.times import stratified
-from pipeline.roles import Batch
-from pipeline.training.random import KeyedRandom
-from tests.blocks import default
-from tests.exact import GaussianDenoiser, code_grid
-from tests.families.encoding import KINDS, SPEC, Standard, images, smooth
+from tests.support.blocks import default
+from tests.support.encoding import KINDS, SPEC, Standard, images, smooth
+from tests.support.exact import GaussianDenoiser, code_grid
 
 GRID = torch.linspace(0, 1, 401, dtype=torch.float64)
 

@@ -9,12 +9,12 @@ import torch
 from diffusers import DDPMScheduler
 from pydantic import ValidationError
 
-from pipeline.diffusion import logsnr, schedule
+from pipeline.diffusion import learned_schedule, schedule
 from pipeline.diffusion.gaussian import alpha_sigma, posterior_coefficients, posterior_std, transition_std
 from pipeline.diffusion.schedule import ContinuousSchedule, DiscreteSchedule, cosine_betas, linear_betas, random_walk_betas
-from tests.blocks import default, kind, members
+from tests.support.blocks import default, kind, members
 
-DISCRETE, CONTINUOUS = members(schedule.Discrete), members(logsnr.Continuous)
+DISCRETE, CONTINUOUS = members(schedule.Discrete), members(learned_schedule.Continuous)
 every = pytest.mark.parametrize("block", DISCRETE + CONTINUOUS, ids=kind)
 discrete = pytest.mark.parametrize("block", DISCRETE, ids=kind)
 continuous = pytest.mark.parametrize("block", CONTINUOUS, ids=kind)
@@ -249,7 +249,7 @@ def test_log_snr_times_of_continuous_schedules(block, steps):
     with torch.no_grad():
         gamma = built.gamma(times)
     np.testing.assert_allclose(gamma, np.linspace(float(gamma[0]), float(gamma[-1]), steps + 1), atol=1e-9)
-    if block is logsnr.Monotone and steps > 2:
+    if block is learned_schedule.Monotone and steps > 2:
         assert float((times - torch.linspace(1, 0, steps + 1)).abs().max()) > 0.02
 
 

@@ -3,8 +3,8 @@ import pytest
 import torch
 from scipy import stats
 
+from pipeline.core.random import KeyedRandom
 from pipeline.diffusion.times import LossSecondMoment, low_discrepancy, stratified
-from pipeline.training.random import KeyedRandom
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 64])

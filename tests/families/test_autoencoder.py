@@ -13,9 +13,12 @@ from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from pipeline import config
-from pipeline.families import autoencoder
-from pipeline.families.autoencoder import (
+from pipeline.config import schema
+from pipeline.config.load import read_block
+from pipeline.core.contracts import Batch, Classifying, DataSpec, Loss
+from pipeline.core.random import KeyedRandom
+from pipeline.families.autoencoder import model as autoencoder
+from pipeline.families.autoencoder.model import (
     KL,
     Config,
     Discriminator,
@@ -26,11 +29,10 @@ from pipeline.families.autoencoder import (
     hinge_loss,
     perceptual_distance,
 )
-from pipeline.networks.autoencoder import AutoencoderConfig
-from pipeline.networks.patch_discriminator import PatchDiscriminatorConfig
-from pipeline.roles import Batch, Classifying, DataSpec, Loss
-from pipeline.training import loop, saved
-from pipeline.training.random import KeyedRandom
+from pipeline.families.autoencoder.network import AutoencoderConfig
+from pipeline.families.autoencoder.patch_discriminator import PatchDiscriminatorConfig
+from pipeline.store import models
+from pipeline.training import loop
 
 SPEC = DataSpec((1, 8, 8), 17, 10)
 NETWORK = AutoencoderConfig(widths=(16, 32), latent_channels=2)
@@ -247,7 +249,7 @@ def test_ailing() -> None:
 
 def test_bad_configurations_are_refused() -> None:
     with pytest.raises(ValueError, match="absolute and squared are 0"):
-        config.read_block(Config, {"objective": {"kind": "kl", "absolute": 0.0}}, "codecs.kl.model")
+        read_block(Config, {"objective": {"kind": "kl", "absolute": 0.0}}, "codecs.kl.model")
     with pytest.raises(ValueError, match=r"objective\.discriminator\.start is 50; allowed: up to training\.steps, which is 49"):
         Config(objective=KL(discriminator=Discriminator(start=50))).check_training(SimpleNamespace(steps=49))
     Config(objective=KL(discriminator=Discriminator(start=50))).check_training(SimpleNamespace(steps=50))
@@ -290,7 +292,7 @@ class Rows:
 
 
 def fit(made: Model, x: Tensor, steps: int, batch_size: int, rate: float) -> None:
-    settings = config.Training(steps=steps, batch=batch_size, learning_rate=rate, precision="float32", clip_norm=None)
+    settings = schema.Training(steps=steps, batch=batch_size, learning_rate=rate, precision="float32", clip_norm=None)
     for _ in loop.fit(Rows(x), loop.State(made, settings), settings, 0, torch.device("cpu")):  # type: ignore[arg-type]
         pass
 
@@ -324,9 +326,9 @@ def test_training_improves_reconstruction_and_the_kl_weight_holds_the_latents() 
 
 
 def test_a_saved_codec_loads_without_its_extractor(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    from pipeline import artifacts
+    from pipeline.core import artifacts
 
-    run = config.Codec.model_validate(
+    run = schema.Codec.model_validate(
         {
             "family": "autoencoder", "data": "unused", "training": {"steps": 1, "learning_rate": 0.1},
             "model": {
@@ -335,11 +337,11 @@ def test_a_saved_codec_loads_without_its_extractor(tmp_path) -> None:  # type: i
             },
         }
     )  # fmt: skip
-    made = saved.build(run, SPEC, "codecs.kl")
+    made = models.build(run, SPEC, "codecs.kl")
     artifacts.write_tensors(tmp_path / "model.safetensors", made.state_dict())
     described = {"shape": SPEC.shape, "levels": SPEC.levels, "classes": 10, "hash": "d" * 64}
     artifacts.write_json(tmp_path / "config.json", {"run": run.model_dump(mode="json"), "data": described})
-    found = saved.load(tmp_path).model
+    found = models.load(tmp_path).model
     assert isinstance(found, Model)
     with torch.no_grad():
         assert found.decode(found.encode(batch().x)).shape == (4, *SPEC.shape)

@@ -5,10 +5,10 @@ import pytest
 import torch
 from scipy.special import log_softmax
 
-from pipeline.families import classifier
-from pipeline.networks.convnet import ConvNetConfig
-from pipeline.roles import Batch, DataSpec
-from pipeline.training.random import KeyedRandom
+from pipeline.core.contracts import Batch, DataSpec
+from pipeline.core.random import KeyedRandom
+from pipeline.families.classifier import model as classifier
+from pipeline.families.classifier.convnet import ConvNetConfig
 
 SPEC = DataSpec((1, 8, 8), 256, 10)
 

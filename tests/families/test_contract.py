@@ -6,14 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import artifacts, config
+from pipeline.config import plugins
+from pipeline.config.load import load_params, read_block
+from pipeline.core import artifacts
+from pipeline.core.contracts import Batch, Bounded, Classifying, Codec, DataSpec, Generative, Perceiving, Stepwise, Trainable
+from pipeline.core.random import KeyedRandom, RowRandom
 from pipeline.diffusion.gaussian import alpha_sigma
-from pipeline.families import classifier
-from pipeline.roles import Batch, Bounded, Classifying, Codec, DataSpec, Generative, Perceiving, Stepwise, Trainable
-from pipeline.training import saved
-from pipeline.training.random import KeyedRandom, RowRandom
+from pipeline.families.classifier import model as classifier
+from pipeline.store import models
 
-PARAMS = config.load(Path(__file__).parents[2] / "params.yaml")
+PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 BLOCKS = {f"{role}.{name}": run for role in ("extractors", "codecs", "runs") for name, run in getattr(PARAMS, role, {}).items()}
 SPEC = DataSpec((1, 16, 16), 256, 10)
 COUNT = 3
@@ -25,7 +27,7 @@ every = pytest.mark.parametrize("key", BLOCKS)
 def build(key):
     """With weights drawn again and again from one seed, so that two models of a block are the same."""
     torch.manual_seed(0)
-    model = saved.build(BLOCKS[key], SPEC, key)
+    model = models.build(BLOCKS[key], SPEC, key)
     if isinstance(model, Perceiving) and model.extractor is not None:
         model.perceive(classifier.build(classifier.Config(), SPEC).eval())
     return model
@@ -55,7 +57,7 @@ def losses(model, data, step=1):
     return {player: model.loss(player, data, step, KeyedRandom(0, step)) for player in model.players()}
 
 
-@pytest.mark.parametrize("family", config.families())
+@pytest.mark.parametrize("family", plugins.names("families"))
 def test_every_family_has_a_block(family):
     assert family in {run.family for run in BLOCKS.values()}, (
         f"no block of params.yaml has family: {family}, so nothing here tests it; add one under runs:, codecs: or extractors:"
@@ -64,13 +66,13 @@ def test_every_family_has_a_block(family):
 
 @every
 def test_a_family_is_config_model_and_build(key):
-    module = config.family_module(BLOCKS[key])
+    module = plugins.family(BLOCKS[key].family)
     built = build(key)
     assert isinstance(built, module.Model)
     assert isinstance(built, Trainable)
     assert isinstance(built, Generative | Classifying | Codec)
     with pytest.raises(ValueError, match="is not a known key"):
-        config.read_block(module.Config, {**BLOCKS[key].model, "no_such_key": 1}, key)
+        read_block(module.Config, {**BLOCKS[key].model, "no_such_key": 1}, key)
 
 
 @every
@@ -201,7 +203,7 @@ def test_generative(key):
 @every
 def test_guidance(key):
     """x_hat moves on the line through what the model says without and with the class; other families refuse."""
-    run, module = BLOCKS[key], config.family_module(BLOCKS[key])
+    run, module = BLOCKS[key], plugins.family(BLOCKS[key].family)
     if not issubclass(module.Model, Generative):
         return
     if "label_dropout" not in module.Config.model_fields:
@@ -210,7 +212,7 @@ def test_guidance(key):
         return
     labelled = run.model_copy(update={"model": {**run.model, "labels": True, "label_dropout": 0.1}})
     torch.manual_seed(0)
-    plain = saved.build(labelled, SPEC, key).eval()
+    plain = models.build(labelled, SPEC, key).eval()
     with torch.no_grad():
         for parameter in plain.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape))
@@ -236,14 +238,14 @@ LATENTS = DataSpec((4, 8, 8), None, 10)
 @every
 def test_generative_on_latents(key):
     """Real values beyond [-1, 1] and no levels: what does not need likelihoods of pixels trains and goes back all the same."""
-    run, module = BLOCKS[key], config.family_module(BLOCKS[key])
+    run, module = BLOCKS[key], plugins.family(BLOCKS[key].family)
     if not issubclass(module.Model, Generative) or run.model.get("objective", "simple") != "simple":
         return
     torch.manual_seed(0)
     block = {name: value for name, value in run.model.items() if name not in ("encoder", "kind")}
     if run.family == "diffenc":
         block["kind"] = "non-trainable"
-    model = saved.build(run.model_copy(update={"model": block}), LATENTS, key).train()
+    model = models.build(run.model_copy(update={"model": block}), LATENTS, key).train()
     x = 2 * torch.randn(MANY, *LATENTS.shape, generator=torch.Generator().manual_seed(1))
     for player, owned in model.players().items():
         loss = losses(model, Batch(x, torch.arange(MANY) % 10))[player].total

@@ -8,15 +8,18 @@ import pytest
 import torch
 from scipy import stats
 
-from pipeline import config
+from pipeline.config.load import read_block
+from pipeline.core.contracts import Batch, DataSpec
+from pipeline.core.random import KeyedRandom, RowRandom
 from pipeline.diffusion.gaussian import diffuse
 from pipeline.diffusion.prediction import target
-from pipeline.diffusion.sampler import DDIM, Ancestral, trajectory
-from pipeline.families import daed, ddpm
-from pipeline.roles import Batch, DataSpec
-from pipeline.training.random import KeyedRandom, RowRandom
-from tests.exact import GaussianDenoiser, GridRandom, code_grid, images, noise_grid, squared_error
-from tests.families.gaussian_ddpm import LEVELS, MEAN, SIDE, SPEC, STD, Fixed, X, bits, expected_bound
+from pipeline.families.daed import model as daed
+from pipeline.families.ddpm import model as ddpm
+from pipeline.samplers.ancestral import Ancestral
+from pipeline.samplers.ddim import DDIM
+from pipeline.samplers.trajectory import trajectory
+from tests.support.exact import GaussianDenoiser, GridRandom, code_grid, images, noise_grid, squared_error
+from tests.support.gaussian_ddpm import LEVELS, MEAN, SIDE, SPEC, STD, Fixed, X, bits, expected_bound
 
 TINY = {"kind": "unet", "widths": [16], "embedding": 8}
 LINEAR = {"kind": "linear-beta", "steps": 40}
@@ -28,7 +31,7 @@ PLAYERS = ("denoiser", "generator")
 def build(spec=SPEC, **values):
     torch.manual_seed(0)
     block = {"schedule": MERGED, "prediction": "v", "network": TINY, **values}
-    return daed.build(config.read_block(daed.Config, block, "model"), spec)
+    return daed.build(read_block(daed.Config, block, "model"), spec)
 
 
 def exact(spec=SPEC, **values):
@@ -252,7 +255,7 @@ def test_the_bound_of_gaussian_data(variance):
 def test_above_the_first_step_the_bound_is_ddpms():
     """On the same chain with the same networks: equal but for the decoder."""
     built = exact(schedule=LINEAR)
-    theirs = ddpm.build(config.read_block(ddpm.Config, {"schedule": LINEAR, "prediction": "v", "network": TINY}, "m"), SPEC)
+    theirs = ddpm.build(read_block(ddpm.Config, {"schedule": LINEAR, "prediction": "v", "network": TINY}, "m"), SPEC)
     theirs.network = GaussianDenoiser("v", theirs.schedule, MEAN, STD)
     data, uniform = images(X, 5, SIDE), torch.tensor([0.0, 0.2, 0.5, 0.8, 0.99])
     ours = built.diffusion(data, uniform, KeyedRandom(0, 1))

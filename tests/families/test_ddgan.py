@@ -5,13 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import config
-from pipeline.diffusion.few_steps import VPBeta
-from pipeline.diffusion.sampler import Ancestral, trajectory
-from pipeline.families import ddgan
-from pipeline.roles import Batch, DataSpec
+from pipeline.config.load import read_block
+from pipeline.core.contracts import Batch, DataSpec
+from pipeline.core.random import KeyedRandom, RowRandom
+from pipeline.families.ddgan import model as ddgan
+from pipeline.families.ddgan.schedule import VPBeta
+from pipeline.samplers.ancestral import Ancestral
+from pipeline.samplers.trajectory import trajectory
 from pipeline.training import ema
-from pipeline.training.random import KeyedRandom, RowRandom
 
 SPEC = DataSpec((1, 8, 8), 256, 3)
 TINY = {
@@ -259,7 +260,7 @@ def test_refused_settings():
         ({"generator": {"widths": (24,)}}, r"model\.generator\.widths\.0 is 24; allowed"),
     ):
         with pytest.raises(ValueError, match=message):
-            config.read_block(ddgan.Config, values, "model")
+            read_block(ddgan.Config, values, "model")
 
 
 @pytest.mark.slow

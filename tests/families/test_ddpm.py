@@ -7,12 +7,12 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
+from pipeline.core.random import KeyedRandom
 from pipeline.diffusion.prediction import Prediction
 from pipeline.diffusion.schedule import LinearBeta
-from pipeline.families import ddpm
-from pipeline.training.random import KeyedRandom
-from tests.exact import GridRandom, images, squared_error
-from tests.families.gaussian_ddpm import (
+from pipeline.families.ddpm import model as ddpm
+from tests.support.exact import GridRandom, images, squared_error
+from tests.support.gaussian_ddpm import (
     MEAN,
     SCHEDULES,
     SIDE,

@@ -7,20 +7,12 @@ import pytest
 import torch
 from scipy import stats
 
+from pipeline.core.contracts import Batch, DataSpec
+from pipeline.core.random import KeyedRandom
 from pipeline.diffusion.schedule import CosineBeta
-from pipeline.families import ddpm
-from pipeline.roles import Batch, DataSpec
-from pipeline.training.random import KeyedRandom
-from tests.exact import (
-    CodeDenoiser,
-    GridRandom,
-    NodeRandom,
-    code_grid,
-    images,
-    noise_grid,
-    normal_nodes,
-)
-from tests.families.gaussian_ddpm import (
+from pipeline.families.ddpm import model as ddpm
+from tests.support.exact import CodeDenoiser, GridRandom, NodeRandom, code_grid, images, noise_grid, normal_nodes
+from tests.support.gaussian_ddpm import (
     LEVELS,
     MEAN,
     SCHEDULES,

@@ -6,10 +6,10 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from pipeline.families import ddpm
-from pipeline.training.random import KeyedRandom
-from tests.exact import GaussianDenoiser, GridRandom, images
-from tests.families.gaussian_ddpm import MEAN, SCHEDULES, SIDE, SPEC, STD, STEPS, TINY, X, betas, expected_bound, model
+from pipeline.core.random import KeyedRandom
+from pipeline.families.ddpm import model as ddpm
+from tests.support.exact import GaussianDenoiser, GridRandom, images
+from tests.support.gaussian_ddpm import MEAN, SCHEDULES, SIDE, SPEC, STD, STEPS, TINY, X, betas, expected_bound, model
 
 
 class WithVariance(nn.Module):

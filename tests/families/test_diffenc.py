@@ -8,16 +8,18 @@ import torch
 from scipy import integrate, special
 from torch import nn
 
-from pipeline import config
-from pipeline.diffusion.logsnr import LearnedLinear, Monotone
-from pipeline.diffusion.sampler import DDIM, Ancestral, trajectory
-from pipeline.families import diffenc
-from pipeline.networks.encoder import EncoderConfig
-from pipeline.roles import Batch, DataSpec
-from pipeline.training.random import KeyedRandom, RowRandom
-from tests.blocks import default
-from tests.exact import Denoiser, GridRandom, code_grid, images, noise_grid
-from tests.families.encoding import HIGH, LOW, build, stirred
+from pipeline.config.load import read_block
+from pipeline.core.contracts import Batch, DataSpec
+from pipeline.core.random import KeyedRandom, RowRandom
+from pipeline.diffusion.learned_schedule import LearnedLinear, Monotone
+from pipeline.families.diffenc import model as diffenc
+from pipeline.families.diffenc.encoder import EncoderConfig
+from pipeline.samplers.ancestral import Ancestral
+from pipeline.samplers.ddim import DDIM
+from pipeline.samplers.trajectory import trajectory
+from tests.support.blocks import default
+from tests.support.encoding import HIGH, LOW, build, stirred
+from tests.support.exact import Denoiser, GridRandom, code_grid, images, noise_grid
 
 SPEC = DataSpec((1, 8, 8), 256, 10)
 SIDE, TIMES, MEAN, STD = 32, 400, 0.1, 0.2
@@ -216,6 +218,6 @@ def test_learned_end_points_are_trained_on_all_three_terms(schedule):
 )
 def test_refusals(values, message):
     with pytest.raises(ValueError) as refusal:
-        config.read_block(diffenc.Config, {"schedule": {"kind": "linear-logsnr"}, **values}, "model")
+        read_block(diffenc.Config, {"schedule": {"kind": "linear-logsnr"}, **values}, "model")
     assert str(refusal.value).startswith(message)
     assert "\n" not in str(refusal.value)

@@ -9,11 +9,11 @@ from scipy import special
 from torch import nn
 from torch.nn import functional as F
 
-from pipeline.networks.encoder import EncoderConfig
-from pipeline.roles import Batch, DataSpec
-from pipeline.training.random import KeyedRandom
-from tests.exact import code_grid
-from tests.families.encoding import HIGH, LOW, Standard, build, linear, precise, stirred
+from pipeline.core.contracts import Batch, DataSpec
+from pipeline.core.random import KeyedRandom
+from pipeline.families.diffenc.encoder import EncoderConfig
+from tests.support.encoding import HIGH, LOW, Standard, build, linear, precise, stirred
+from tests.support.exact import code_grid
 
 SPEC = DataSpec((1, 8, 8), 256, 10)
 GAMMA = torch.tensor([-9.0, -2.0, 0.7, 4.0], dtype=torch.float64)

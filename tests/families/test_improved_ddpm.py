@@ -7,14 +7,15 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from pipeline import config
-from pipeline.families import ddpm
+from pipeline.config import schema
+from pipeline.config.load import read_block
+from pipeline.core.contracts import Batch, DataSpec
+from pipeline.core.random import KeyedRandom
+from pipeline.families.ddpm import model as ddpm
 from pipeline.networks.unet import UNetConfig
-from pipeline.roles import Batch, DataSpec
 from pipeline.training import loop
 from pipeline.training.checkpoint import Checkpoints
-from pipeline.training.random import KeyedRandom
-from tests.families.encoding import stirred
+from tests.support.encoding import stirred
 
 SPEC, STEPS, COUNT = DataSpec((2, 4, 4), 16, 10), 6, 12
 COSINE = {"kind": "cosine-beta", "steps": STEPS}
@@ -25,7 +26,7 @@ def model(**values):
     torch.manual_seed(0)
     network = {"kind": "unet", "widths": [16], "embedding": 8}
     block = {"schedule": COSINE, "variance": "learned", "objective": "hybrid", "network": network, **values}
-    built = ddpm.build(config.read_block(ddpm.Config, block, "model"), SPEC)
+    built = ddpm.build(read_block(ddpm.Config, block, "model"), SPEC)
     stirred(built.network, 0.05)
     return built
 
@@ -111,7 +112,7 @@ def test_hybrid_gradients_at_the_last_layer_of_a_network():
 
 
 def settings(steps):
-    return config.Training(steps=steps, batch=16, learning_rate=1e-3, warmup=0, decay_fraction=0.0, precision="float32")
+    return schema.Training(steps=steps, batch=16, learning_rate=1e-3, warmup=0, decay_fraction=0.0, precision="float32")
 
 
 def test_the_history_of_losses_travels_in_a_checkpoint(tmp_path):

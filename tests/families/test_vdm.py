@@ -9,15 +9,15 @@ import torch
 from scipy import integrate, special
 from torch import nn
 
-from pipeline.diffusion.logsnr import Continuous
+from pipeline.core.contracts import DataSpec
+from pipeline.core.random import KeyedRandom
+from pipeline.diffusion.learned_schedule import Continuous
 from pipeline.diffusion.prediction import Prediction
 from pipeline.diffusion.schedule import LinearLogSNR
-from pipeline.families import vdm
+from pipeline.families.vdm import model as vdm
 from pipeline.networks.unet import UNetConfig
-from pipeline.roles import DataSpec
-from pipeline.training.random import KeyedRandom
-from tests.blocks import default, kind, members
-from tests.exact import (
+from tests.support.blocks import default, kind, members
+from tests.support.exact import (
     CodeDenoiser,
     GaussianDenoiser,
     GridRandom,

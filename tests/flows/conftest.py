@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.toy import Toy
+from tests.support.toy import Toy
 
 
 @pytest.fixture

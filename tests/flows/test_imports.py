@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from tests.flows.toy import REPOSITORY
+from tests.support.toy import REPOSITORY
 
 
 def test_no_flow_imports_torch() -> None:

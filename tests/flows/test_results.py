@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from flows import results
-from flows.serve import Service, usage
-from tests.flows.toy import PIXEL
+from services.prefect_server import Service, usage
+from tests.support.toy import PIXEL
 
 
 def test_rows_of_any_columns_are_flattened() -> None:
@@ -35,10 +35,10 @@ def test_a_picture_survives_in_markdown() -> None:
 
 
 def test_grids_are_found_in_a_fixed_order(tmp_path: Path) -> None:
-    for name in ("runs/b/samples/x/grid.png", "runs/a/samples/y/grid.png", "runs/a/samples/y/strip.png", "runs/a/grid.png"):
+    for name in ("samples/x/grid.png", "samples/y/grid.png", "samples/y/strip.png", "runs/a/grid.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert results.grids(tmp_path) == [tmp_path / "runs/a/samples/y/grid.png", tmp_path / "runs/b/samples/x/grid.png"]
+    assert results.grids(tmp_path) == [tmp_path / "samples/x/grid.png", tmp_path / "samples/y/grid.png"]
 
 
 def test_settings_of_another_prefect_server_are_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,11 +23,11 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.states import Failed
 
 from flows import retrain
-from flows.serve import PREFECT, Service
 from flows.stages import StageError
-from pipeline.storage.objects import UnreachableError
-from tests.flows.test_process import runs
-from tests.flows.toy import PIXEL, Toy
+from services.objects import UnreachableError
+from services.prefect_server import PREFECT, Service
+from tests.services.test_process import runs
+from tests.support.toy import PIXEL, Toy
 
 ORDER = ["prepare", "train@a", "train@b", "compare", "aside"]
 
@@ -81,7 +81,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "flows.serve", "--port", str(port)]
+    command = [sys.executable, "-m", "services.prefect_server", "--port", str(port)]
     process = subprocess.Popen(
         command, cwd=toy.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
@@ -125,8 +125,8 @@ def test_a_run_completes_after_trouble_with_storage_and_shows_its_results(runnin
         {"sample": "b-ddim"},
     ]
     assert [(row["stage"], row["outcome"]) for row in json.loads(artifacts["stages"])] == [(name, "ran") for name in ORDER]
-    assert f"![a-ddim (a)](data:image/png;base64,{PIXEL})" in artifacts["samples"]
-    assert base64.b64decode(PIXEL) == (toy.folder / "runs/a/samples/a-ddim/grid.png").read_bytes()
+    assert f"![a-ddim](data:image/png;base64,{PIXEL})" in artifacts["samples"]
+    assert base64.b64decode(PIXEL) == (toy.folder / "samples/a-ddim/grid.png").read_bytes()
     assert artifacts["metrics"].startswith("## Metrics against HEAD")
 
     pushed = {file.read_text() for file in (toy.folder / ".dvc" / "remote").rglob("*") if file.is_file()}

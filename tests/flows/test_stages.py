@@ -14,8 +14,8 @@ import yaml
 
 from flows import stages
 from flows.stages import Failure
-from tests.flows.test_process import runs
-from tests.flows.toy import Toy
+from tests.services.test_process import runs
+from tests.support.toy import Toy
 
 
 class Cancelled(BaseException):

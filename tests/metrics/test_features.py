@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torchvision.models import Inception3
 from torchvision.transforms import functional as transforms
 
+from pipeline.core.contracts import Classifying, DataSpec
 from pipeline.metrics.features import ClassifierExtractor, InceptionExtractor
-from pipeline.roles import Classifying, DataSpec
 
 SPEC = DataSpec((1, 4, 4), levels=16, classes=3)
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.contracts import Batch, DataSpec
+from pipeline.core.random import KeyedRandom
 from pipeline.networks.guidance import Guided, drop_labels, guided
 from pipeline.networks.unet import UNetConfig
 from pipeline.networks.variational_unet import VariationalUNetConfig
-from pipeline.roles import Batch, DataSpec
-from pipeline.training.random import KeyedRandom
 
 SPEC = DataSpec((1, 4, 4), 256, 3)
 

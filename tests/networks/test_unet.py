@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.core.contracts import DataSpec
 from pipeline.networks.unet import ResidualBlock, UNetConfig
-from pipeline.roles import DataSpec
 
 SPEC = DataSpec((1, 28, 28), 256, 10)
 SMALL = DataSpec((3, 8, 12), 256, 10)

@@ -8,11 +8,11 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-from pipeline import config
+from pipeline.config.load import read_block
+from pipeline.core.contracts import DataSpec
 from pipeline.networks.choice import Network
 from pipeline.networks.variational_unet import Attention, ResidualBlock, VariationalUNetConfig
-from pipeline.roles import DataSpec
-from tests.blocks import default
+from tests.support.blocks import default
 
 GREY, COLOUR = DataSpec((1, 28, 28), 256, 10), DataSpec((3, 32, 32), 256, 10)
 SMALL = DataSpec((3, 8, 12), 256, 10)
@@ -157,6 +157,6 @@ def test_initialisation_is_that_of_flax():
 )
 def test_refusals(values, message):
     with pytest.raises(ValueError) as refusal:
-        config.read_block(Network, {"kind": "variational-unet", **values}, "network")
+        read_block(Network, {"kind": "variational-unet", **values}, "network")
     assert str(refusal.value).startswith(message)
     assert "\n" not in str(refusal.value)

@@ -11,9 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import artifacts, config, train
-from pipeline.roles import Batch, Loss, Random, Trainable
-from pipeline.training import saved
+from pipeline import train
+from pipeline.config import schema
+from pipeline.core import artifacts
+from pipeline.core.contracts import Batch, Loss, Random, Trainable
+from pipeline.store import models
+from pipeline.store.data import write_data
 
 
 class Spoils(Trainable):
@@ -41,15 +44,15 @@ class Spoils(Trainable):
 def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> train.Paths:
     images = np.zeros((20, 1, 2, 2), np.uint8)
     splits = {split: (images, np.zeros(20, np.int64)) for split in ("train", "valid")}
-    artifacts.write_data(tmp_path / "data", splits, levels=17, classes=1, extra={})
+    write_data(tmp_path / "data", splits, levels=17, classes=1, extra={})
     monkeypatch.setenv("TRILEMMA_CHECKPOINTS", str(tmp_path / "checkpoints"))
     return train.Paths(tmp_path / "data", tmp_path / "out", tmp_path / "curve.csv")
 
 
-def run(monkeypatch: Any, last_good: int, ails: bool) -> config.Run:
-    monkeypatch.setattr(saved, "build", lambda cfg, spec, key: Spoils(last_good, ails))
+def run(monkeypatch: Any, last_good: int, ails: bool) -> schema.Run:
+    monkeypatch.setattr(models, "build", lambda cfg, spec, key: Spoils(last_good, ails))
     training = {"steps": 30, "batch": 4, "learning_rate": 0.1, "checkpoint_every": 3, "patience": 5, "precision": "float32"}
-    return config.Run(family="vdm", data="unused", training=config.Training.model_validate(training))
+    return schema.Run(family="vdm", data="unused", training=schema.Training.model_validate(training))
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline import artifacts, config, prepare
-from pipeline.roles import Batch, Loss, Random, Trainable
-from pipeline.training import loop, saved
-from pipeline.training.data import Split
+from pipeline import prepare
+from pipeline.config import schema
+from pipeline.core.contracts import Batch, Loss, Random, Trainable
+from pipeline.store import models
+from pipeline.store.data import write_data
+from pipeline.store.splits import Split
+from pipeline.training import loop
 
 CPU = torch.device("cpu")
 
 
-def settings(**values: object) -> config.Training:
+def settings(**values: object) -> schema.Training:
     base = {"steps": 40, "batch": 8, "learning_rate": 0.01, "warmup": 0, "decay_fraction": 0.0, "precision": "float32"}
-    return config.Training.model_validate({**base, **values})
+    return schema.Training.model_validate({**base, **values})
 
 
 class Duel(Trainable):
@@ -74,7 +77,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 17, (50, 1, 4, 4), dtype=np.uint8)
     folder = tmp_path_factory.mktemp("data")
-    made = artifacts.write_data(folder, {"train": (images, np.zeros(50, np.int64))}, levels=17, classes=1, extra={})
+    made = write_data(folder, {"train": (images, np.zeros(50, np.int64))}, levels=17, classes=1, extra={})
     return Split(made, "train")
 
 
@@ -209,16 +212,16 @@ def test_checkpointed_state_goes_on_as_if_nothing_had_happened(split: Split) -> 
 
 def test_loaded_moments_lie_in_memory_as_the_weights_do() -> None:
     """A checkpoint has no strides. The fused AdamW walks weights and moments side by side: other strides pair them wrongly."""
-    made = config.Run(
+    made = schema.Run(
         family="vdm",
         data="unused",
         model={"schedule": {"kind": "linear-logsnr"}, "network": {"kind": "unet", "widths": [16], "embedding": 8}},
         training=settings(),
     )
-    from pipeline.roles import DataSpec
+    from pipeline.core.contracts import DataSpec
 
     def state() -> loop.State:
-        return loop.State(saved.build(made, DataSpec((1, 8, 8), 17, 10), "runs.toy"), settings())
+        return loop.State(models.build(made, DataSpec((1, 8, 8), 17, 10), "runs.toy"), settings())
 
     old, new = state(), state()
     for optimiser in old.optimisers.values():
@@ -248,12 +251,12 @@ FAMILIES: dict[str, tuple[dict[str, object], str, float]] = {
 @pytest.mark.parametrize("kind", ["digits", "gaussian"])
 def test_loss_falls(family: str, kind: str, tmp_path: Path) -> None:
     model, part, share = FAMILIES[family]
-    data = prepare.run(config.Data(kind=kind, source={"train": 300, "test": 20} if kind == "gaussian" else {}), tmp_path)
+    data = prepare.run(schema.Data(kind=kind, source={"train": 300, "test": 20} if kind == "gaussian" else {}), tmp_path)
     cfg = settings(steps=80, batch=32, learning_rate=0.003, warmup=5, valid_images=100)
     network = {"kind": "unet", "widths": [16, 32], "embedding": 16}
-    run = config.Run(family=family, data="unused", model={**model, "network": network}, training=cfg)
+    run = schema.Run(family=family, data="unused", model={**model, "network": network}, training=cfg)
     torch.manual_seed(0)
-    state = loop.State(saved.build(run, data.data_spec, "runs.toy"), cfg)
+    state = loop.State(models.build(run, data.data_spec, "runs.toy"), cfg)
     valid = Split(data, "valid")
     before = loop.validate(valid, state, cfg, seed=1, where=CPU)[part]
     reports = list(loop.fit(Split(data, "train"), state, cfg, seed=0, where=CPU))
@@ -264,7 +267,7 @@ def test_loss_falls(family: str, kind: str, tmp_path: Path) -> None:
 
 def test_part_is_the_mean_over_the_batch(split: Split) -> None:
     """An independent account of what is logged: the mean of the keyed noise that the loss reports as a part."""
-    from pipeline.training.random import KeyedRandom
+    from pipeline.core.random import KeyedRandom
 
     cfg = settings(steps=2)
     reports = list(loop.fit(split, loop.State(Duel(), cfg), cfg, seed=7, where=CPU))

@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import artifacts, config
-from pipeline.roles import Batch, Loss, Random, Trainable
+from pipeline.config import schema
+from pipeline.config.load import read_block
+from pipeline.core.contracts import Batch, Loss, Random, Trainable
+from pipeline.store.data import write_data
+from pipeline.store.splits import Split
 from pipeline.training import loop
-from pipeline.training.data import Split
 
 CPU = torch.device("cpu")
 
@@ -58,13 +60,13 @@ class Game(Trainable):
 def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
     images = np.zeros((20, 1, 2, 2), np.uint8)
     folder = tmp_path_factory.mktemp("data")
-    made = artifacts.write_data(folder, {"train": (images, np.zeros(20, np.int64))}, levels=17, classes=1, extra={})
+    made = write_data(folder, {"train": (images, np.zeros(20, np.int64))}, levels=17, classes=1, extra={})
     return Split(made, "train")
 
 
-def settings(**values: object) -> config.Training:
+def settings(**values: object) -> schema.Training:
     plain = {"steps": 10, "batch": 4, "learning_rate": 0.1, "warmup": 0, "decay_fraction": 0.0, "clip_norm": None}
-    return config.read_block(config.Training, {**plain, **values}, "training")  # type: ignore[no-any-return]
+    return read_block(schema.Training, {**plain, **values}, "training")  # type: ignore[no-any-return]
 
 
 def test_a_players_loss_costs_nobody_else_a_gradient(split: Split) -> None:

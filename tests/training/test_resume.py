@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import artifacts
-from tests.training.scratch import DEADLINE, Scratch, params, wait_for_checkpoints
+from pipeline.core import artifacts
+from tests.support.scratch import DEADLINE, Scratch, params, wait_for_checkpoints
 
 MODELS = {"ddpm": ("ddpm",), "vdm": ("vdm",), "convnet": ("--extractor", "convnet")}
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import artifacts
+from pipeline.core import artifacts
+from pipeline.store.data import DataDirectory, write_data
 from pipeline.validation import table
 
 
@@ -45,16 +46,16 @@ def test_spread_is_the_mean_squared_difference_of_pairs() -> None:
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> artifacts.DataDirectory:
+def directory(tmp_path: Path) -> DataDirectory:
     rng = np.random.default_rng(0)
     splits = {
         split: (rng.integers(0, 256, (count, 1, 4, 3)).astype(np.uint8), np.arange(count, dtype=np.int64) % 2)
         for split, count in (("train", 8), ("valid", 4), ("test", 6))
     }
-    return artifacts.write_data(tmp_path, splits, levels=256, classes=2, extra={})
+    return write_data(tmp_path, splits, levels=256, classes=2, extra={})
 
 
-def test_rows_come_in_order_with_their_labels(directory: artifacts.DataDirectory) -> None:
+def test_rows_come_in_order_with_their_labels(directory: DataDirectory) -> None:
     rows = table.data_table(directory)
     assert rows.groupby("split", sort=False).size().to_dict() == {"train": 8, "valid": 4, "test": 6}
     last = rows.iloc[-1]
@@ -62,7 +63,7 @@ def test_rows_come_in_order_with_their_labels(directory: artifacts.DataDirectory
     assert last["mean"] == pytest.approx(directory.images("test")[5].mean())
 
 
-def test_metadata_hashes_the_arrays_anew(directory: artifacts.DataDirectory) -> None:
+def test_metadata_hashes_the_arrays_anew(directory: DataDirectory) -> None:
     before = table.metadata(directory)
     assert before.found_hash == before.recorded_hash
     images = np.array(directory.images("valid"))
@@ -73,7 +74,7 @@ def test_metadata_hashes_the_arrays_anew(directory: artifacts.DataDirectory) -> 
     assert after.found_hash != before.found_hash
 
 
-def test_arrays_that_cannot_be_described_are_refused(directory: artifacts.DataDirectory) -> None:
+def test_arrays_that_cannot_be_described_are_refused(directory: DataDirectory) -> None:
     artifacts.write_array(directory.path / "valid.labels.npy", np.zeros(3, np.int64))
     with pytest.raises(ValueError, match=r"valid images of shape \(4, 1, 4, 3\) and labels of shape \(3,\)"):
         table.data_table(directory)
@@ -87,9 +88,9 @@ def test_arrays_that_cannot_be_described_are_refused(directory: artifacts.DataDi
         table.metadata(directory)
 
 
-def test_an_incomplete_spec_is_refused(directory: artifacts.DataDirectory) -> None:
+def test_an_incomplete_spec_is_refused(directory: DataDirectory) -> None:
     spec = {key: value for key, value in directory.spec.items() if key not in ("hash", "levels")}
     with pytest.raises(ValueError, match="lacks hash, levels"):
-        table.metadata(artifacts.DataDirectory(directory.path, spec))
+        table.metadata(DataDirectory(directory.path, spec))
     with pytest.raises(ValueError, match="latents"):
-        table.metadata(artifacts.DataDirectory(directory.path, {**directory.spec, "levels": None}))
+        table.metadata(DataDirectory(directory.path, {**directory.spec, "levels": None}))

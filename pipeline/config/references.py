@@ -1,0 +1,83 @@
+"""What blocks of params.yaml say of each other: every name meets an entry, and numbers of images fit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.config import plugins
+from pipeline.config.errors import unknown
+from pipeline.core.layout import LATENTS, PREPARED, latents_of
+
+if TYPE_CHECKING:
+    from pipeline.config.schema import Params
+
+
+def check_references(params: Params) -> None:
+    """Raises ValueError with one sentence for the first name that meets nothing, or number that does not fit another."""
+    taken: dict[str, str] = {}
+    for role in ("extractors", "codecs", "runs", "combined"):
+        for name in getattr(params, role):
+            if name in taken:
+                raise ValueError(
+                    f"{role}.{name} has the name of an entry of {taken[name]}; allowed: names that differ, as results are "
+                    "filed under them"
+                )
+            taken[name] = role
+    for name, parts in params.combined.items():
+        for part, run_name in (("denoiser", parts.denoiser), ("generator", parts.generator)):
+            if run_name not in params.runs:
+                raise unknown(f"combined.{name}.{part}", run_name, list(params.runs))
+        ours, theirs = params.runs[parts.denoiser].data, params.runs[parts.generator].data
+        if ours != theirs:
+            raise ValueError(
+                f"combined.{name} joins runs.{parts.denoiser} of {ours} and runs.{parts.generator} of {theirs}; allowed: "
+                "two runs of the same data"
+            )
+    for role, block in (("runs", params.runs), ("codecs", params.codecs), ("extractors", params.extractors)):
+        for name, run in block.items():
+            codec = latents_of(run.data)
+            if codec is not None and (role != "runs" or codec not in params.codecs):
+                raise unknown(f"{role}.{name}.data", run.data, _data_directories(params, role))
+    for name, codec_block in params.codecs.items():
+        if codec_block.extractor not in params.extractors:
+            raise unknown(f"codecs.{name}.extractor", codec_block.extractor, list(params.extractors))
+    if "baselines" in params.samples:
+        raise ValueError("samples.baselines has the name of the baselines' own metrics; allowed: any other name")
+    for name, sample in params.samples.items():
+        if sample.run not in {**params.runs, **params.combined}:
+            raise unknown(f"samples.{name}.run", sample.run, [*params.runs, *params.combined])
+    for role, names in (("bounds", params.bounds), ("depths", params.depths)):
+        for name in names:
+            if name not in params.runs:
+                raise unknown(f"{role}.{name}", name, list(params.runs))
+    for name in params.depths:
+        if not params.runs[name].depths:
+            raise ValueError(
+                f"depths.{name} studies a run without depths; add runs.{name}.depths, such as [4, 8, 16], or remove it"
+            )
+    if params.evaluate.extractor not in [*params.extractors, "inception"]:
+        raise unknown("evaluate.extractor", params.evaluate.extractor, [*params.extractors, "inception"])
+    if params.evaluate.extractor == "inception" and params.evaluate.inception_weights is None:
+        raise ValueError(
+            "evaluate.inception_weights is null; allowed with evaluate.extractor: inception is the path of a weights "
+            "file of torchvision's Inception-v3; set it, or name a trained extractor"
+        )
+    for role, block in (("runs", params.runs), ("codecs", params.codecs), ("extractors", params.extractors)):
+        for name, run in block.items():
+            if run.family not in plugins.names("families"):
+                raise unknown(f"{role}.{name}.family", run.family, plugins.names("families"))
+    if params.data.kind not in plugins.names("datasets"):
+        raise unknown("data.kind", params.data.kind, plugins.names("datasets"))
+    sizes = {f"samples.{name}.images": sample.images for name, sample in params.samples.items()}
+    for key, images in {**sizes, "evaluate.baseline_images": params.evaluate.baseline_images}.items():
+        # Intervals are taken from halves of the images, and a neighbour is another image.
+        half = images // 2 if params.evaluate.bootstrap else images
+        for name, most in (("kid_subset_size", images), ("inception_score_splits", half), ("neighbours", half - 1)):
+            value = getattr(params.evaluate, name)
+            if value > most:
+                raise ValueError(f"evaluate.{name} is {value}; allowed: up to {most} with {key}, which is {images}")
+
+
+def _data_directories(params: Params, role: str) -> list[str]:
+    latents = [f"{LATENTS}{name}" for name in params.codecs] if role == "runs" else []
+    return [PREPARED, *latents]

@@ -1,0 +1,203 @@
+"""The blocks of params.yaml as frozen, strict types. Nothing here imports torch, so that flows and `--help` stay fast.
+
+No value has a default here: what changes a number stands in params.yaml, where DVC sees it, if only under `defaults:`. Only
+blocks that may be left out altogether, such as codecs:, are empty by themselves.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.config.base import Block, Fraction, Name, NotNegative, Positive
+from pipeline.config.references import check_references
+
+
+class Data(Block):
+    """What `prepare` writes to data/prepared: the module pipeline/datasets/<kind>.py reads `source`.
+
+    `near_duplicate`: images that differ by no more grey levels of 255 per pixel, on average, count as duplicates.
+    """
+
+    kind: str
+    source: dict[str, Any]
+    valid_fraction: Annotated[float, Field(gt=0, lt=1)]
+    near_duplicate: Annotated[float, Field(ge=0, le=20)]
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class DataLimits(Block):
+    """What the data expectations tolerate. Shifts are in units of the training split's standard deviation."""
+
+    class_imbalance: Annotated[float, Field(ge=1)]
+    drift: Annotated[float, Field(gt=0)]
+    constant_images: Fraction
+    duplicates: Fraction
+
+
+class SampleLimits(Block):
+    """What the expectations on generated samples tolerate (shares of all images unless said)."""
+
+    duplicates: Fraction
+    smallest_class: Fraction
+    largest_class: Fraction
+    diversity: Annotated[float, Field(ge=0)]
+
+
+class Validate(Block):
+    data: DataLimits
+    samples: SampleLimits
+
+
+class Player(Block):
+    """What one player's optimiser has of its own; null or left out: as the training block says."""
+
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+
+
+class Training(Block):
+    """How the one training loop runs. Steps are optimiser steps; `ema_fraction` is the EMA horizon over the steps so far.
+
+    `players`: settings of single players; `patience`: steps on end with the same symptom that end a training.
+    """
+
+    steps: Positive
+    batch: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
+    warmup: NotNegative
+    decay_fraction: Fraction
+    clip_norm: Annotated[float, Field(gt=0)] | None
+    ema_fraction: Annotated[float, Field(gt=0, le=1)]
+    ema_longest: Annotated[float, Field(gt=1)]
+    log_every: Positive
+    valid_every: Positive
+    valid_images: Positive
+    checkpoint_every: Positive
+    precision: Literal["auto", "bf16", "float32"]
+    players: dict[str, Player] = Field(default_factory=dict)
+    patience: Positive
+
+    @model_validator(mode="after")
+    def _warms_up_within_the_run(self) -> Training:
+        if self.warmup >= self.steps:
+            raise ValueError(
+                f"warmup is {self.warmup}; allowed: fewer than steps, which is {self.steps}, as the rate would never be reached"
+            )
+        return self
+
+
+class Run(Block):
+    """One model to train. `family: vdm` names the module pipeline/families/vdm, whose Config reads `model`.
+
+    `depths`: numbers of steps for which the optimal reverse variances are estimated after training and stored with the model.
+    """
+
+    family: str
+    data: str
+    seed: NotNegative
+    depths: tuple[Positive, ...] = ()
+    model: dict[str, Any]
+    training: Training
+
+
+class Codec(Run):
+    """A codec to train. `encode: sample` writes one draw of each image's posterior, `mean` the posterior's mean.
+
+    `extractor`: the classifier through which a perceptual loss looks, a name under extractors:.
+    """
+
+    encode: Literal["sample", "mean"]
+    extractor: Name
+
+
+class Combined(Block):
+    """A model put together from two trained runs: `denoiser` makes the last step, `generator` those before (DAED)."""
+
+    denoiser: Name
+    generator: Name
+
+
+class Sample(Block):
+    """One set of generated images. Image i depends on (seed, i) only.
+
+    `guidance`: strength w of classifier-free guidance, without + w (with - without); null or left out asks a run with labels
+    for the classes in turn without guidance, and costs one network evaluation per step instead of two.
+    """
+
+    run: Name
+    sampler: dict[str, Any]
+    steps: Positive
+    guidance: Annotated[float, Field(ge=0)] | None = None
+    images: Positive
+    seed: NotNegative
+
+
+class Depth(Block):
+    """How a run is studied at its `depths`: bits/dim on `images` test images with `times` steps each, FD on `samples`."""
+
+    images: Annotated[int, Field(ge=2)]
+    times: Annotated[int, Field(ge=2)]
+    samples: Annotated[int, Field(ge=2)]
+    seed: NotNegative
+
+
+class Bound(Block):
+    """How bits/dim of one run is measured: `images` of `split` (null: all), `times` low-discrepancy times per image."""
+
+    split: Literal["valid", "test"]
+    images: Annotated[int, Field(ge=2)] | None
+    times: Annotated[int, Field(ge=2)]
+    batch: Positive
+    seed: NotNegative
+
+
+class Evaluate(Block):
+    """How samples are measured against `reference`, in the features of `extractor`, a name under extractors:."""
+
+    extractor: Name
+    inception_weights: str | None = None
+    reference: Literal["train", "test"]
+    neighbours: Positive
+    kid_subsets: Positive
+    kid_subset_size: Annotated[int, Field(ge=2)]
+    inception_score_splits: Positive
+    bootstrap: NotNegative
+    baseline_images: Positive
+    seed: NotNegative
+
+
+class Params(Block):
+    data: Data
+    validate_: Validate = Field(alias="validate")
+    extractors: dict[Name, Run]
+    codecs: dict[Name, Codec] = Field(default_factory=dict)
+    runs: dict[Name, Run]
+    combined: dict[Name, Combined] = Field(default_factory=dict)
+    samples: dict[Name, Sample]
+    bounds: dict[Name, Bound] = Field(default_factory=dict)
+    depths: dict[Name, Depth] = Field(default_factory=dict)
+    evaluate: Evaluate
+
+    @model_validator(mode="after")
+    def _names_meet(self) -> Params:
+        check_references(self)
+        return self
+
+    def family(self, run: str) -> str:
+        """The family of an entry of runs: or combined:."""
+        return "daed" if run in self.combined else self.runs[run].family
+
+    def data_of(self, run: str) -> str:
+        """The data directory of an entry of runs: or combined:."""
+        return self._trained(run).data
+
+    def labelled(self, run: str) -> bool:
+        """Whether an entry of runs: or combined: is trained on classes."""
+        return bool(self._trained(run).model.get("labels", False))
+
+    def _trained(self, run: str) -> Run:
+        return self.runs[self.combined[run].generator if run in self.combined else run]

@@ -1,0 +1,197 @@
+"""The contracts between families and stages, nothing else. What a model can do is what roles it inherits.
+
+Shapes: B images of C channels, H rows, W columns. Model space is [-1, 1] for pixels: code k of L levels stands at its bin's
+centre, (2k + 1)/L - 1, for every family alike, so that bits/dim and samples compare.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from pipeline.diffusion.gaussian import Reverse
+    from pipeline.diffusion.schedule import NoiseSchedule
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What a model must know of its data: (C, H, W), levels of a pixel (None: real-valued latents), number of classes."""
+
+    shape: tuple[int, int, int]
+    levels: int | None
+    classes: int
+
+    @property
+    def dimensions(self) -> int:
+        """C * H * W: what bits/dim is divided by."""
+        channels, height, width = self.shape
+        return channels * height * width
+
+
+@dataclass(frozen=True)
+class Batch:
+    """x: (B, C, H, W) float32 in model space; y: (B,) int64 class labels."""
+
+    x: Tensor
+    y: Tensor
+
+
+@dataclass(frozen=True)
+class Loss:
+    """total: (B,), what the player minimises, per example; parts: name -> (B,), logged as player/name."""
+
+    total: Tensor
+    parts: Mapping[str, Tensor]
+
+
+class Random(ABC):
+    """Randomness as an argument: every draw is keyed by a seed, a step and the `purpose` given here.
+
+    The same (seed, step, purpose) gives the same numbers whatever was drawn before, on CPU and GPU alike.
+    """
+
+    @abstractmethod
+    def normal(self, shape: tuple[int, ...], purpose: str) -> Tensor:
+        """Standard normal float32 of `shape`; the first dimension is the batch."""
+
+    @abstractmethod
+    def uniform(self, shape: tuple[int, ...], purpose: str) -> Tensor:
+        """Uniform float32 in [0, 1) of `shape`; the first dimension is the batch."""
+
+
+class Trainable(nn.Module, ABC):
+    """Something that the one training loop can train."""
+
+    # Names that `players` may have, whatever the configuration: what training.players may speak of.
+    player_names: ClassVar[tuple[str, ...]] = ("model",)
+
+    @abstractmethod
+    def players(self) -> Mapping[str, nn.Module]:
+        """Name -> what that optimiser owns, in the order of the updates."""
+
+    @abstractmethod
+    def loss(self, player: str, batch: Batch, step: int, rng: Random) -> Loss:
+        """What `player` minimises, per example."""
+
+    def ailing(self, parts: Mapping[str, float]) -> str | None:
+        """What is wrong with a training whose last step had these parts (player/name -> mean over the batch), or None.
+
+        One bad step is nothing; the loop ends a training that says the same for `training.patience` steps on end.
+        """
+        del parts
+        return None
+
+
+class Generative(ABC):
+    """A model that goes from noise to data by steps of a noise schedule.
+
+    `solvable`: x_hat is E[x | z_t] of a fixed x, so that solvers of the probability flow apply. `draws`: x_hat is a draw from
+    p(x | z_t), so that only the posterior at it gives the density.
+    """
+
+    schedule: NoiseSchedule
+    solvable: ClassVar[bool] = True
+    draws: ClassVar[bool] = False
+
+    @abstractmethod
+    def reverse(self, z_t: Tensor, s: Tensor, t: Tensor, y: Tensor | None, rng: Random, clip: float | None = None) -> Reverse:
+        """p(z_s | z_t) for times s < t, each (B,); `clip` bounds |x_hat| before the mean is formed (None: no clipping).
+
+        y: (B,) classes, where the number of classes stands for "none".
+        """
+
+    def guide(self, strength: float) -> None:
+        """Turns on classifier-free guidance: two network evaluations per step from here on (networks/guidance.py)."""
+        raise ValueError(f"guidance is {strength}; allowed for this family: null, as it has no mean to guide")
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The two terms of the bound at the ends of the chain, in nats per image, each (B,)."""
+
+    prior: Tensor
+    reconstruction: Tensor
+
+
+@dataclass(frozen=True)
+class Draw:
+    """nats: (B,), each an unbiased estimate of the whole diffusion term per image; time: (B,) where it was evaluated."""
+
+    nats: Tensor
+    time: Tensor
+
+
+class Bounded(ABC):
+    """A model with a variational bound on the likelihood of discrete data: prior + reconstruction + diffusion."""
+
+    @abstractmethod
+    def ends(self, batch: Batch, rng: Random) -> Ends:
+        """The prior term, exact, and one draw of the reconstruction term."""
+
+    @abstractmethod
+    def diffusion(self, batch: Batch, uniform: Tensor, rng: Random) -> Draw:
+        """One draw of the diffusion term where `uniform`, (B,) in [0, 1), says: the model may warp it to where the term is
+        large, and then weighs what it finds."""
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """One draw z_t ~ q(z_t | x) and the true q(z_s | z_t, x) = N(mean, std^2) there, each (B, C, H, W)."""
+
+    z_t: Tensor
+    mean: Tensor
+    std: Tensor
+
+
+class Stepwise(ABC):
+    """A continuous-time model that is also a chain of any number T of steps, with a bound for each T."""
+
+    @abstractmethod
+    def posterior(self, batch: Batch, s: Tensor, t: Tensor, rng: Random) -> Posterior:
+        """q(z_s | z_t, x) for times s < t, each (B,), at one draw of z_t."""
+
+
+class Classifying(ABC):
+    """A classifier whose penultimate features are a metric space."""
+
+    @abstractmethod
+    def features(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) in model space -> (B, F)."""
+
+    @abstractmethod
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """(B, C, H, W) in model space -> feature maps of every level, each (B, C_l, H_l, W_l), for perceptual distances."""
+
+    @abstractmethod
+    def logits(self, features: Tensor) -> Tensor:
+        """(B, F) -> (B, classes)."""
+
+
+class Perceiving(ABC):
+    """A model whose loss sees images through an extractor, which the train stage hands to it and which is never trained."""
+
+    @property
+    @abstractmethod
+    def perceives(self) -> bool:
+        """Whether the loss of this configuration looks through the extractor at all."""
+
+    @abstractmethod
+    def perceive(self, classifier: Classifying) -> None:
+        """Keeps `classifier` out of its own parameters and buffers: it is neither trained nor stored."""
+
+
+class Codec(ABC):
+    """A pair of maps between images and a smaller space."""
+
+    @abstractmethod
+    def encode(self, x: Tensor, rng: Random | None = None) -> Tensor:
+        """(B, C, H, W) -> latent: a draw from the posterior where `rng` is given, its mean otherwise."""
+
+    @abstractmethod
+    def decode(self, z: Tensor) -> Tensor:
+        """Latent -> (B, C, H, W)."""

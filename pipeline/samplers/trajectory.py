@@ -1,0 +1,43 @@
+"""From noise to images with any sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from pipeline.core.contracts import Generative, Random
+from pipeline.diffusion.gaussian import alpha_sigma, per_image
+from pipeline.samplers.base import Walk, Walker
+
+
+def trajectory(
+    model: Generative,
+    sampler: Walker,
+    shape: tuple[int, ...],
+    steps: int,
+    random: Callable[[int], Random],
+    y: Tensor | None = None,
+    device: torch.device | str = "cpu",
+    variances: Tensor | None = None,
+    start: Tensor | None = None,
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yields (z, x_hat) per step: first pure noise with None, last the sample itself, in model space, unclipped.
+
+    shape: (B, C, H, W); random(step): the randomness of that step; variances: (steps,) float64, sigma_P^2 of each step in
+    place of the model's own; start: a latent of `shape` in place of the noise. Grids without duplicates may have fewer steps
+    than `steps`; the network is evaluated sampler.evaluations(times) times.
+    """
+    assert model.solvable or not sampler.solver, "solvers need a model whose probability flow can be solved"
+    assert variances is None or sampler.takes_variances, "the other samplers have variances of their own"
+    times = model.schedule.times(steps, sampler.spacing).to(device)
+    walk = Walk(model, times, random, y, 1.0 if sampler.clip else None, None if variances is None else variances.to(device))
+    z = random(0).normal(shape, "start") if start is None else start.to(device)
+    yield z, None
+    x_hat = None
+    for index in range(walk.steps):
+        z, x_hat = sampler.step(walk, index, z, x_hat)
+        if walk.last(index):
+            z = z / per_image(alpha_sigma(walk.gammas(z, index)[0])[0], z)
+        yield z, x_hat

@@ -1,0 +1,94 @@
+"""The data-directory format: what `prepare` and `encode` write and every later stage reads.
+
+A data directory holds `spec.json` and, per split, `<split>.images.npy` ((N, C, H, W) uint8 codes, or float32 latents) and
+`<split>.labels.npy` ((N,) int64). Readers memory-map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core import artifacts
+
+if TYPE_CHECKING:
+    from pipeline.core.contracts import DataSpec
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class DataDirectory:
+    """A prepared data set, or latents of one: `spec` is spec.json as written by `write_data`."""
+
+    path: Path
+    spec: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path) -> DataDirectory:
+        folder = Path(path)
+        file = folder / "spec.json"
+        if not file.is_file():
+            stage = f"encode@{folder.name}" if folder.parent.name == "latents" else "prepare"
+            raise ValueError(f"{folder} holds no prepared data (no spec.json); run: dvc repro {stage}")
+        return cls(folder, artifacts.read_json(file))
+
+    def images(self, split: str) -> NDArray[Any]:
+        """(N, C, H, W), memory-mapped."""
+        return artifacts.read_array(self.path / f"{split}.images.npy")
+
+    def labels(self, split: str) -> NDArray[np.int64]:
+        """(N,), memory-mapped."""
+        return artifacts.read_array(self.path / f"{split}.labels.npy")
+
+    @property
+    def hash(self) -> str:
+        """sha256 of all arrays: the data version that stands beside every number."""
+        return str(self.spec["hash"])
+
+    @property
+    def data_spec(self) -> DataSpec:
+        from pipeline.core.contracts import DataSpec
+
+        channels, height, width = self.spec["shape"]
+        return DataSpec((channels, height, width), self.spec["levels"], self.spec["classes"])
+
+
+def write_data(
+    path: str | Path,
+    splits: Mapping[str, tuple[NDArray[Any], NDArray[np.int64]]],
+    *,
+    levels: int | None,
+    classes: int,
+    extra: Mapping[str, Any],
+) -> DataDirectory:
+    """Writes a data directory; spec.json comes last, so a directory without it is unfinished.
+
+    spec.json: shape (C, H, W), levels, classes, dtype, counts and class_counts by split, hash, then `extra` (source,
+    duplicates removed, ...).
+    """
+    folder = Path(path)
+    arrays: dict[str, NDArray[Any]] = {}
+    for split, (images, labels) in splits.items():
+        assert images.ndim == 4 and len(images) == len(labels), (split, images.shape, labels.shape)
+        arrays[f"{split}.images"], arrays[f"{split}.labels"] = images, labels.astype(np.int64)
+    for name, array in arrays.items():
+        artifacts.write_array(folder / f"{name}.npy", array)
+    first = next(iter(splits.values()))[0]
+    spec = {
+        "shape": list(first.shape[1:]),
+        "levels": levels,
+        "classes": classes,
+        "dtype": str(first.dtype),
+        "counts": {split: len(labels) for split, (_, labels) in splits.items()},
+        "class_counts": {split: np.bincount(labels, minlength=classes).tolist() for split, (_, labels) in splits.items()},
+        "hash": artifacts.hash_arrays(arrays),
+        **extra,
+    }
+    artifacts.write_json(folder / "spec.json", spec)
+    return DataDirectory(folder, spec)

@@ -1,0 +1,33 @@
+"""The extractor that params.yaml names, from its files: what evaluation and studies measure images with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.config import schema
+from pipeline.core.layout import Layout
+from pipeline.store.data import DataDirectory
+
+if TYPE_CHECKING:
+    from pipeline.metrics.features import Extractor
+
+
+def open_extractor(cfg: schema.Evaluate, data: DataDirectory, root: Path) -> Extractor:
+    """The extractor that `cfg` names. Raises ValueError if it is missing, no classifier, or trained on other data."""
+    from pipeline.core import device
+    from pipeline.core.contracts import Classifying
+    from pipeline.metrics.features import INCEPTION, ClassifierExtractor, InceptionExtractor
+    from pipeline.store import models
+
+    if cfg.extractor == INCEPTION:
+        assert cfg.inception_weights is not None, "checked when params.yaml is read"
+        return InceptionExtractor(root / cfg.inception_weights, data.data_spec, device=device.pick())
+    folder = Layout(root).extractor(cfg.extractor)
+    found = models.load(folder)
+    trained_on = found.config["data"]["hash"]
+    if trained_on != data.hash:
+        raise ValueError(f"{folder} was trained on data {trained_on[:8]}, {data.path} is {data.hash[:8]}; run: dvc repro")
+    if not isinstance(found.model, Classifying):
+        raise ValueError(f"evaluate.extractor is {cfg.extractor!r}, which has no features and logits; name a classifier")
+    return ClassifierExtractor(found.model, data.data_spec, name=cfg.extractor, hash=found.hash, device=device.pick())

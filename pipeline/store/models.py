@@ -1,0 +1,59 @@
+"""A trained model as other stages see it: model.safetensors (averaged weights) and schema.json (how to build it)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.config import plugins, schema
+from pipeline.config.load import read_block
+from pipeline.core import artifacts
+from pipeline.core.contracts import DataSpec, Trainable
+
+
+@dataclass(frozen=True)
+class Saved:
+    """model: in evaluation mode; config: schema.json; hash: sha256 of the weights file; variances: by number of steps."""
+
+    model: Trainable
+    config: Mapping[str, Any]
+    hash: str
+    variances: Mapping[int, torch.Tensor]
+
+
+def build(run: schema.Run, spec: DataSpec, key: str) -> Trainable:
+    """An untrained model of a run; `key` is where the run stands in params.yaml."""
+    module = plugins.family(run.family)
+    try:
+        model: Trainable = module.build(read_block(module.Config, run.model, f"{key}.model"), spec)
+    except ValueError as error:
+        message = str(error)
+        raise ValueError(message if message.startswith(key) else f"{key}.model.{message}") from None
+    return model
+
+
+def load(folder: str | Path, device: torch.device | str = "cpu") -> Saved:
+    """The model in `folder`. Raises ValueError when it is not there."""
+    folder = Path(folder)
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise ValueError(f"{weights} does not exist; train it first: dvc repro")
+    described = artifacts.read_json(folder / "config.json")
+    kind = schema.Codec if "encode" in described["run"] else schema.Run
+    run = read_block(kind, described["run"], str(folder / "config.json"))
+    table = folder / "variance.json"
+    variances = artifacts.read_json(table) if table.is_file() else {}
+    shape = described["data"]["shape"]
+    spec = DataSpec((shape[0], shape[1], shape[2]), described["data"]["levels"], described["data"]["classes"])
+    model = build(run, spec, str(folder))
+    model.load_state_dict(artifacts.read_tensors(weights))
+    return Saved(
+        model.to(device).eval(),
+        described,
+        artifacts.hash_file(weights),
+        {int(depth): torch.tensor(values, dtype=torch.float64, device=device) for depth, values in variances.items()},
+    )
