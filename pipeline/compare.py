@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+SHOWN = 16  # images of each sample in reports/samples.png
+
 # Numbers compare only where these agree: the metric space, the data version, the images measured against.
 SAME = ("extractor", "data", "reference")
 
@@ -102,14 +104,11 @@ def _different(values: Sequence[Any]) -> list[Any]:
 
 
 def _write(cfg: Params, root: Path, comparison: dict[str, Any]) -> None:
-    from pipeline.reporting.grid import rows_png
+    from pipeline.images import png
     from pipeline.reporting.trilemma import trilemma
 
     reports, distance = root / "reports", comparison["measured"]["distance"]
-    archives = {
-        name: existing(root / "runs" / sample.run / "samples" / name / "images.npy", f"sample@{name}")
-        for name, sample in cfg.samples.items()
-    }
+    picture = _picture(cfg, root)  # before anything is written: a sample may be missing
     text = [
         "# Comparison", "",
         markdown(sample_columns(distance), [*comparison["samples"], *comparison["baselines"]]), "",
@@ -132,7 +131,21 @@ def _write(cfg: Params, root: Path, comparison: dict[str, Any]) -> None:
     write_text(reports / "compare.md", "\n".join(text))
     write_text(reports / "trilemma.svg", trilemma(comparison["samples"], comparison["baselines"], distance))
     with atomic(reports / "samples.png") as file:
-        file.write(rows_png({name: read_array(path) for name, path in archives.items()}))
+        file.write(png(picture))
+
+
+def _picture(cfg: Params, root: Path) -> NDArray[np.uint8]:
+    """The first 16 images of every sample, a row each beside its name, so that models are compared by eye."""
+    import numpy as np
+
+    from pipeline.images import grid
+
+    rows = []
+    for name, sample in cfg.samples.items():
+        folder = root / "runs" / sample.run / "samples" / name
+        images = read_array(existing(folder / "images.npy", f"sample@{name}"))[:SHOWN]
+        rows.append(np.pad(images, ((0, SHOWN - len(images)), (0, 0), (0, 0), (0, 0)), constant_values=255))  # white: none
+    return grid(np.concatenate(rows), SHOWN, gap=4, labels=list(cfg.samples))
 
 
 def main(argv: list[str] | None = None) -> int:
