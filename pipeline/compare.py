@@ -1,7 +1,8 @@
 """Stage `compare`: what was measured of every sample, run and baseline of params.yaml, side by side.
 
 Reads   reports/metrics/<sample>.json, reports/metrics/baselines.json, runs/<run>/evaluations/<sample>/details.json,
-        reports/bounds/<run>.json, runs/<run>/bound/bits.npy, reports/depth/<run>.json, runs/<run>/samples/<sample>/images.npy
+        reports/bounds/<run>.json, runs/<run>/bound/bits.npy, reports/depth/<run>.json,
+        runs/<run>/samples/<sample>/{images.npy, sample.json}
 Writes  reports/compare.json, reports/compare.md, reports/trilemma.svg, reports/samples.png
 """
 
@@ -138,12 +139,13 @@ def _picture(cfg: Params, root: Path) -> NDArray[np.uint8]:
     """The first 16 images of every sample, a row each beside its name, so that models are compared by eye."""
     import numpy as np
 
-    from pipeline.images import grid
+    from pipeline.images import grid, to_bytes
 
     rows = []
     for name, sample in cfg.samples.items():
         folder = root / "runs" / sample.run / "samples" / name
-        images = read_array(existing(folder / "images.npy", f"sample@{name}"))[:SHOWN]
+        levels = Source.open(folder / "sample.json", f"sample@{name}").number("levels")
+        images = to_bytes(read_array(existing(folder / "images.npy", f"sample@{name}"))[:SHOWN], int(levels))
         rows.append(np.pad(images, ((0, SHOWN - len(images)), (0, 0), (0, 0), (0, 0)), constant_values=255))  # white: none
     return grid(np.concatenate(rows), SHOWN, gap=4, labels=list(cfg.samples))
 
