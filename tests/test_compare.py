@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import compare, report
+from pipeline import compare
+from pipeline.reporting import sections
 from pipeline.reporting.labels import Box, place
 from pipeline.reporting.rows import described, family
 from pipeline.reporting.table import significant
@@ -138,7 +139,7 @@ def test_combined_runs_and_latents_have_their_family(root: Path) -> None:
     assert [family(read, run) for run in ("ddpm", "vdm-wide", "both", "latent")] == ["ddpm", "vdm", "daed", "latent ddpm"]
     named = {**read.samples, "a": read.samples["ddpm-ddim"].model_copy(update={"run": "both"})}
     named["b"] = read.samples["ddpm-ddim"].model_copy(update={"run": "latent"})
-    found = report.trained(read.model_copy(update={"samples": named}))
+    found = sections.trained(read.model_copy(update={"samples": named}))
     assert found == {"ddpm": "train@ddpm", "vdm-wide": "train@vdm-wide", "kl": "codec@kl", "latent": "train@latent"}
 
 
