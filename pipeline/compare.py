@@ -1,7 +1,8 @@
 """Stage `compare`: what was measured of every sample, run and baseline of params.yaml, side by side.
 
 Reads   reports/metrics/<sample>.json, reports/metrics/baselines.json, evaluations/<sample>/details.json,
-        reports/bounds/<run>.json, bounds/<run>/bits.npy, reports/depth/<run>.json, samples/<sample>/images.npy
+        reports/bounds/<run>.json, bounds/<run>/bits.npy, reports/depth/<run>.json,
+        samples/<sample>/{images.npy, sample.json}
 Writes  reports/compare.json, reports/compare.md, reports/trilemma.svg, reports/samples.png
 """
 
@@ -35,6 +36,8 @@ from pipeline.store.results import Source, existing
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+SHOWN = 16  # images of each sample in reports/samples.png
 
 # Numbers compare only where these agree: the metric space, the data version, the images measured against.
 SAME = ("extractor", "data", "reference")
@@ -105,11 +108,11 @@ def _different(values: Sequence[Any]) -> list[Any]:
 
 
 def _write(cfg: Params, root: Path, comparison: dict[str, Any]) -> None:
-    from pipeline.reporting.grid import rows_png
+    from pipeline.reporting.images import png
     from pipeline.reporting.trilemma import trilemma
 
     reports, distance = Layout(root).reports, comparison["measured"]["distance"]
-    archives = {name: existing(Layout(root).sample(name) / "images.npy", f"sample@{name}") for name in cfg.samples}
+    picture = _picture(cfg, root)  # before anything is written: a sample may be missing
     text = [
         "# Comparison", "",
         markdown(sample_columns(distance), [*comparison["samples"], *comparison["baselines"]]), "",
@@ -132,7 +135,22 @@ def _write(cfg: Params, root: Path, comparison: dict[str, Any]) -> None:
     write_text(reports / "compare.md", "\n".join(text))
     write_text(reports / "trilemma.svg", trilemma(comparison["samples"], comparison["baselines"], distance))
     with atomic(reports / "samples.png") as file:
-        file.write(rows_png({name: read_array(path) for name, path in archives.items()}))
+        file.write(png(picture))
+
+
+def _picture(cfg: Params, root: Path) -> NDArray[np.uint8]:
+    """The first 16 images of every sample, a row each beside its name, so that models are compared by eye."""
+    import numpy as np
+
+    from pipeline.reporting.images import grid, to_bytes
+
+    rows = []
+    for name in cfg.samples:
+        folder = Layout(root).sample(name)
+        levels = Source.open(folder / "sample.json", f"sample@{name}").number("levels")
+        images = to_bytes(read_array(existing(folder / "images.npy", f"sample@{name}"))[:SHOWN], int(levels))
+        rows.append(np.pad(images, ((0, SHOWN - len(images)), (0, 0), (0, 0), (0, 0)), constant_values=255))  # white: none
+    return grid(np.concatenate(rows), SHOWN, gap=4, labels=list(cfg.samples))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from pipeline.config.yaml_file import tuples
 
-from pipeline import compare, report
+from pipeline import compare
+from pipeline.config.text import tuples
+from pipeline.reporting import sections
 from pipeline.reporting.labels import Box, place
 from pipeline.reporting.rows import described, family
 from pipeline.reporting.table import significant
@@ -138,7 +139,7 @@ def test_combined_runs_and_latents_have_their_family(root: Path) -> None:
     assert [family(read, run) for run in ("ddpm", "vdm-wide", "both", "latent")] == ["ddpm", "vdm", "daed", "latent ddpm"]
     named = {**read.samples, "a": read.samples["ddpm-ddim"].model_copy(update={"run": "both"})}
     named["b"] = read.samples["ddpm-ddim"].model_copy(update={"run": "latent"})
-    found = report.trained(read.model_copy(update={"samples": named}))
+    found = sections.trained(read.model_copy(update={"samples": named}))
     assert found == {"ddpm": "train@ddpm", "vdm-wide": "train@vdm-wide", "kl": "codec@kl", "latent": "train@latent"}
 
 
@@ -206,6 +207,7 @@ def test_a_bound_on_other_data_is_refused(root: Path) -> None:
         ("reports/bounds/vdm-wide.json", "bound@vdm-wide"),
         ("evaluations/ddpm-ddim/details.json", "evaluate@ddpm-ddim"),
         ("samples/ddpm-ddim/images.npy", "sample@ddpm-ddim"),
+        ("samples/vdm-ddim/sample.json", "sample@vdm-ddim"),
     ],
 )
 def test_a_missing_file_names_the_stage(root: Path, path: str, stage: str) -> None:
@@ -266,16 +268,24 @@ def test_the_chart_puts_points_where_the_numbers_say(root: Path) -> None:
         assert np.array_equal(np.argsort([-y for _, y in points]), np.argsort(values))
 
 
-def test_the_grid_shows_the_first_images_row_by_row(root: Path) -> None:
+@pytest.mark.parametrize("levels", [17, 256])
+def test_the_picture_shows_the_first_images_row_by_row(root: Path, levels: int) -> None:
+    """Codes of any number of levels run from black to white; a sample of 3 images has an empty rest of its row."""
+    rng, shown = np.random.default_rng(1), {}
+    for name in SAMPLES:
+        folder = root / "samples" / name
+        shown[name] = rng.integers(0, levels, (3 if name == "vdm-ancestral" else 20, 1, 8, 8), dtype=np.uint8)
+        np.save(folder / "images.npy", shown[name])
+        (folder / "sample.json").write_text(json.dumps({"levels": levels}), encoding="utf-8")
     compare.run(params(), root)
     picture = np.asarray(Image.open(root / "reports" / "samples.png").convert("L"))
-    for row, name in enumerate(SAMPLES):
-        images = np.load(root / "samples" / name / "images.npy")
-        top = 8 + row * (16 + 8)
-        left = picture.shape[1] - 8 - 16 * (16 + 2)
-        for column in (0, 15):
-            tile = picture[top : top + 16 : 2, left + column * 18 : left + column * 18 + 16 : 2]
-            assert np.array_equal(tile, images[column, 0])
+    left = picture.shape[1] - 16 * (16 + 4)
+    for row, (name, images) in enumerate(shown.items()):
+        top = 4 + row * (16 + 4)
+        for column in (0, 2, 3, 15):
+            tile = picture[top : top + 16 : 2, left + column * 20 : left + column * 20 + 16 : 2]
+            expected = images[column, 0] * (255 / (levels - 1)) if column < len(images) else 255
+            assert np.abs(tile - expected).max() <= 0.5, (name, column)
 
 
 def test_labels_do_not_cover_each_other() -> None:

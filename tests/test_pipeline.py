@@ -18,7 +18,8 @@ REPOSITORY = Path(__file__).parents[1]
 PROFILE = REPOSITORY / "tests" / "profiles" / "tiny.yaml"
 # Results of the repository's own parameters, which a copy makes anew.
 RESULTS = (
-    "dvc.lock", "reports/", "runs/", "extractors/", "codecs/", "samples/", "evaluations/", "bounds/", "studies/", "validation_docs/", "data/prepared/",
+    "dvc.lock", "reports/", "runs/", "extractors/", "codecs/", "samples/", "evaluations/",
+    "bounds/", "studies/", "validation_docs/", "data/prepared/",
     "data/latents/",
 )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""report: one page that needs nothing else, in which no value can become markup."""
+"""report: one page that needs nothing else, in which no value can become markup. See test_page.py for its parts."""
 
 from __future__ import annotations
 
@@ -10,17 +10,22 @@ from pathlib import Path
 import pytest
 
 from pipeline import compare, report
+from pipeline.config.schema import Params
+from pipeline.reporting.page import TEMPLATES, environment
 from tests.support.comparison_files import BASELINES, SAMPLES, params, write_inputs, write_json
 
 
 class Page(HTMLParser):
-    """Collects tags, what they refer to, ids, and table cells row by row."""
+    """Collects tags, what they refer to, ids, alternative texts, other texts, and table cells row by row."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: list[str] = []
         self.references: list[str] = []
         self.ids: list[str] = []
+        self.alts: list[str] = []
+        self.handlers: list[str] = []
+        self.texts: list[tuple[str, str]] = []
         self.rows: list[list[str]] = []
         self.cell = False
         self.feed(text)
@@ -37,11 +42,16 @@ class Page(HTMLParser):
                 self.references.append(value or "")
             if name == "id":
                 self.ids.append(value or "")
+            if name == "alt":
+                self.alts.append(value or "")
+            if name.startswith("on"):
+                self.handlers.append(name)
 
     def handle_endtag(self, tag: str) -> None:
         self.cell = self.cell and tag not in ("td", "th")
 
     def handle_data(self, data: str) -> None:
+        self.texts.append((self.tags[-1] if self.tags else "", data))
         if self.cell:
             self.rows[-1][-1] += data
 
@@ -69,8 +79,12 @@ def test_nothing_comes_from_outside(root: Path) -> None:
 
 def test_pictures_of_every_sample_are_inside(root: Path) -> None:
     embedded = {base64.b64decode(value.split(",", 1)[1]) for value in page(root).references if value.startswith("data:")}
-    files = [root / "samples" / name / file for name in SAMPLES for file in ("grid.png", "trajectory.png")]
-    files += [root / "evaluations" / name / "neighbours.png" for name in SAMPLES]
+    files = [
+        root / "runs" / row[0] / "samples" / name / file
+        for name, row in SAMPLES.items()
+        for file in ("grid.png", "trajectory.png")
+    ]
+    files += [root / "runs" / row[0] / "evaluations" / name / "neighbours.png" for name, row in SAMPLES.items()]
     assert embedded == {file.read_bytes() for file in files}
 
 
@@ -108,6 +122,53 @@ def test_values_are_escaped(root: Path) -> None:
     assert found.tags.count("img") == 3 * len(SAMPLES)
     # The sampler in the table of numbers, the baseline there and in that of memorisation.
     assert [evil in row for row in found.rows].count(True) == 3
+
+
+EVIL = """<script>"'&"""
+
+
+def renamed(root: Path, names: dict[str, str]) -> Params:
+    """The parameters with other names of samples and runs, which no parameter file may have, and the files likewise."""
+    for path in sorted(root.rglob("*"), reverse=True):  # what lies in a folder before the folder itself
+        if path.stem in names:
+            path.rename(path.with_name(names[path.stem] + path.suffix))
+    cfg = params()
+    samples = {
+        names.get(name, name): sample.model_copy(update={"run": names.get(sample.run, sample.run)})
+        for name, sample in cfg.samples.items()
+    }
+    others = {key: {names.get(name, name): value for name, value in getattr(cfg, key).items()} for key in ("runs", "bounds")}
+    return cfg.model_copy(update={"samples": samples, **others})
+
+
+def test_names_of_runs_and_samples_are_escaped(tmp_path: Path) -> None:
+    """In tables, headings, alternative texts and charts, though the parameter file would refuse such names."""
+    run, sample = f"run{EVIL}", f"sample{EVIL}"
+    write_inputs(tmp_path)
+    cfg = renamed(tmp_path, {"vdm-wide": run, "vdm-ddim": sample})
+    compare.run(cfg, tmp_path)
+    found = Page(report.run(cfg, tmp_path).read_text(encoding="utf-8"))
+    assert "script" not in found.tags
+    assert found.handlers == []
+    assert found.tags.count("img") == 3 * len(SAMPLES)
+    assert found.alts.count(f"samples of {sample}") == found.alts.count(f"nearest training images of {sample}") == 1
+    assert found.texts.count(("h3", sample)) == 2  # its cards of samples and of memorisation
+    assert [row[0] for row in found.rows].count(sample) == 3  # the front, numbers, memorisation
+    assert {f"{run} (vdm)", f"within intervals: {sample} (images/s)"} <= {cell for row in found.rows for cell in row}
+    # The key of the trilemma, the title of a training curve, the legend of the bound.
+    assert [words for tag, words in found.texts if tag == "text" and EVIL in words] == [sample, run, f"{run} (vdm)"]
+
+
+def test_every_template_is_used(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: set[str] = set()
+    loader = environment().loader
+    assert loader is not None
+    read = loader.get_source
+    monkeypatch.setattr(loader, "get_source", lambda found, name: (loaded.add(name), read(found, name))[1])
+    assert environment().cache is not None
+    environment().cache.clear()
+    report.run(params(), root)
+    assert loaded == {path.name for path in TEMPLATES.iterdir()}
 
 
 @pytest.mark.parametrize(

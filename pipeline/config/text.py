@@ -42,8 +42,8 @@ def _refuse_aliases(file: Path, text: str) -> None:
         if isinstance(event, AliasEvent):
             line = event.start_mark.line + 1
             raise ValueError(
-                f"{file} has the alias *{event.anchor} in line {line}; allowed: none, as `dvc exp run -S` changes all its places "
-                "at once; write the values out, or put what is shared under defaults:"
+                f"{file} has the alias *{event.anchor} in line {line}; allowed: none, as `dvc exp run -S` changes all its "
+                "places at once; write the values out, or put what is shared under defaults:"
             )
 
 

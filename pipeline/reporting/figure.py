@@ -70,8 +70,8 @@ def svg(figure: Figure) -> str:
 
 def plain_ticks(axis: Axis, low: float, high: float) -> None:
     """Plain numbers on a logarithmic axis from `low` to `high`: at 1, 2, 5 of each decade, or at the decades if many."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 2000 else (1.0,)))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -172,7 +171,10 @@ def meaning(distance: str) -> str:
 
 
 def markdown(columns: Sequence[Column], rows: Sequence[Row]) -> str:
-    """A GitHub table, padded so that it reads as plain text too."""
+    """A GitHub table, padded so that it reads as plain text too.
+
+    Our own: tabulate, on which pandas' to_markdown rests, escapes no `|` and would be one dependency more.
+    """
     lines = [[column.title for column in columns]]
     lines += [[column.cell(row).replace("|", "\\|") for column in columns] for row in rows]
     widths = [max(3, *(len(line[index]) for line in lines)) for index in range(len(columns))]
@@ -186,23 +188,3 @@ def markdown(columns: Sequence[Column], rows: Sequence[Row]) -> str:
 
     rule = ["-" * (width - 1) + ":" if column.numeric else "-" * width for width, column in zip(widths, columns, strict=True)]
     return "\n".join([padded(lines[0]), "| " + " | ".join(rule) + " |", *(padded(line) for line in lines[1:])])
-
-
-def as_html(columns: Sequence[Column], groups: Sequence[tuple[str, Sequence[Row]]]) -> str:
-    """An HTML table; each group of rows is a <tbody> of the class given with it."""
-
-    def line(tag: str, texts: Sequence[str]) -> str:
-        cells = [
-            f"<{tag}{' class=number' if column.numeric else ''}>{html.escape(text)}</{tag}>"
-            for text, column in zip(texts, columns, strict=True)
-        ]
-        return "<tr>" + "".join(cells) + "</tr>"
-
-    bodies = [
-        f'<tbody class="{html.escape(name)}">'
-        + "\n".join(line("td", [column.cell(row) for column in columns]) for row in rows)
-        + "</tbody>"
-        for name, rows in groups
-    ]
-    head = line("th", [column.title for column in columns])
-    return f'<div class="scroll"><table><thead>{head}</thead>\n' + "\n".join(bodies) + "</table></div>"

@@ -46,6 +46,26 @@ def test_colours_keep_their_channel() -> None:
     assert (grid(red, columns=1, scale=1, gap=0) == [200, 0, 0]).all()
 
 
+def test_labels_stand_beside_their_rows() -> None:
+    """A label is ink at the height of its own row, a longer one is wider, and the picture itself stays as it was."""
+    images = np.full((3, 1, 12, 12), 128, np.uint8)
+    plain = grid(images, columns=1)
+    narrow, wide = (grid(images, columns=1, labels=["a", " ", last]) for last in ("-", "a much longer name"))
+    margins = [picture[:, : -plain.shape[1]] for picture in (narrow, wide)]
+    for picture in (narrow, wide):
+        assert np.array_equal(picture[:, -plain.shape[1] :], plain)
+    assert margins[1].shape[1] > margins[0].shape[1] + 60
+    for margin in margins:
+        inked = [bool((margin[1 + row * 25 : 25 + row * 25] < 128).any()) for row in range(3)]
+        assert inked == [True, False, True]
+        assert (margin[:, :8] == 255).all() and (margin[:, -8:] == 255).all(), "labels are not cut"
+
+
+def test_labels_are_one_a_row() -> None:
+    with pytest.raises(AssertionError):
+        grid(np.zeros((4, 1, 2, 2), np.uint8), columns=2, labels=["a", "b", "c"])
+
+
 def test_two_channels_are_no_picture() -> None:
     with pytest.raises(AssertionError):
         grid(np.zeros((1, 2, 2, 2), np.uint8), columns=1)

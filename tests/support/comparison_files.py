@@ -95,6 +95,7 @@ def write_inputs(root: Path) -> None:
         folder.mkdir(parents=True)
         images = rng.integers(0, 256, (20, 1, 8, 8), dtype=np.uint8)
         np.save(folder / "images.npy", images)
+        write_json(folder / "sample.json", {"levels": 256})
         Image.fromarray(images[:16, 0].reshape(-1, 8)).save(folder / "grid.png")
         Image.fromarray(images[:4, 0].reshape(-1, 8).T).save(folder / "trajectory.png")
         Image.fromarray(images[4:8, 0].reshape(-1, 8).T).save(root / "evaluations" / name / "neighbours.png")
