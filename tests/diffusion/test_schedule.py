@@ -329,6 +329,7 @@ def test_times_off_the_grid_of_a_chain_are_our_mistake():
         (lambda: schedule.LinearBeta(kind="linear-beta", steps=15), "steps is 15"),
         (lambda: schedule.LinearLogSNR(kind="linear-logsnr", gamma_min=5.0, gamma_max=5.0), "gamma_min is 5.0; allowed: below"),
         (lambda: schedule.CosineBeta(kind="cosine-beta", steps=1), "greater than or equal to 2"),
+        (lambda: schedule.RandomWalk(kind="random-walk", steps=1), "greater than or equal to 2"),
     ],
 )
 def test_schedules_that_do_not_exist(build, message):
