@@ -48,7 +48,7 @@ class Running:
 
     def deployment_run(self, **parameters: Any) -> subprocess.CompletedProcess[str]:
         given = [f"--param={name}={json.dumps(value)}" for name, value in parameters.items()]
-        return self.command("deployment", "run", "retrain/on-demand", *given, "--watch")
+        return self.command("deployment", "run", "retrain/on-demand", *given, "--watch", "--watch-interval=1")
 
     def ask(self, what: str, **query: Any) -> Any:
         request = urllib.request.Request(
@@ -78,6 +78,8 @@ class Running:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     toy = Toy(tmp_path_factory.mktemp("served") / "toy")
+    # The worker asks for runs every ten seconds otherwise, and every run here would wait for that.
+    (toy.folder / "prefect.toml").write_text("[worker]\nquery_seconds = 1\n")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
