@@ -154,6 +154,7 @@ def test_every_name_in_the_parameters_has_its_stages(file: Path, empty: Project,
     assert listed == stages(project.params)
 
 
+@pytest.mark.slow
 def test_everything_declared_is_there(done: Project) -> None:
     lock = yaml.safe_load((done.folder / "dvc.lock").read_text(encoding="utf-8"))["stages"]
     assert lock.keys() == stages(done.params)
@@ -166,6 +167,7 @@ def test_everything_declared_is_there(done: Project) -> None:
     assert not list(done.folder.glob(".checkpoints/*/*.safetensors")), "finished runs leave no checkpoints"
 
 
+@pytest.mark.slow
 def test_metrics_have_the_promised_keys(done: Project) -> None:
     params = done.params
     for name, sample in params["samples"].items():
@@ -188,6 +190,7 @@ def test_metrics_have_the_promised_keys(done: Project) -> None:
     assert [row["run"] for row in comparison["bounds"]] == list(params["bounds"])
 
 
+@pytest.mark.slow
 def test_small_results_are_in_git_and_large_ones_are_not(done: Project) -> None:
     tracked = set(done.call("git", "ls-files").split("\n"))
     small = {f"reports/metrics/{name}.json" for name in [*done.params["samples"], "baselines"]}
@@ -198,6 +201,7 @@ def test_small_results_are_in_git_and_large_ones_are_not(done: Project) -> None:
     assert done.call("git", "status", "--porcelain") == ""
 
 
+@pytest.mark.slow
 def test_second_repro_does_nothing(done: Project) -> None:
     output = done.dvc("repro")
     assert ran(output) == []
@@ -205,6 +209,7 @@ def test_second_repro_does_nothing(done: Project) -> None:
     assert done.call("git", "status", "--porcelain") == ""
 
 
+@pytest.mark.slow
 def test_one_run_changes_nothing_else(changed: tuple[Project, str]) -> None:
     project, output = changed
     names = {"vdm", *(name for name, sample in project.params["samples"].items() if sample["run"] == "vdm")}
@@ -213,6 +218,7 @@ def test_one_run_changes_nothing_else(changed: tuple[Project, str]) -> None:
     assert sorted(ran(output)) == sorted(expected | {"check", "compare", "report"})
 
 
+@pytest.mark.slow
 def test_metrics_diff_shows_the_change(changed: tuple[Project, str]) -> None:
     project, _ = changed
     files = project.dvc_json("metrics", "diff", "HEAD~1", "HEAD", "--json")
@@ -226,6 +232,7 @@ def test_metrics_diff_shows_the_change(changed: tuple[Project, str]) -> None:
     assert re.search(r"reports/bounds/vdm\.json +bits_per_dim\.total", table)
 
 
+@pytest.mark.slow
 def test_plots_diff_shows_both_curves(changed: tuple[Project, str]) -> None:
     project, _ = changed
     project.dvc("plots", "diff", "HEAD~1", "HEAD", "--out", "plots")
@@ -259,6 +266,7 @@ def without_speed(value: Any) -> Any:
     return [without_speed(inner) for inner in value] if isinstance(value, list) else value
 
 
+@pytest.mark.slow
 def test_fresh_clone_gives_the_same_numbers(done: Project, tmp_path: Path) -> None:
     """A clone has no cache and no remote; without the results that are in git it has to make every single one."""
     done.call("git", "clone", "--quiet", ".", str(tmp_path / "clone"))

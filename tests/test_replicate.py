@@ -287,6 +287,7 @@ def until(process: subprocess.Popen[str], pattern: str) -> None:
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_killed_and_terminated_it_goes_on(folder: Folder) -> None:
     """In processes of its own: killed with its training after the first seed, then told to end in the second."""
     code = folder.path / "code"

@@ -57,19 +57,13 @@ def test_published_parameter_counts(name: str, network: int, encoder: int, sched
     assert parameters(model) == network + encoder + schedule
 
 
-def test_published_training() -> None:
-    """Variational-diffusion settings of both papers: AdamW, constant rate after a warm-up, no clipping, average 0.9999."""
+def test_published_average() -> None:
+    """Whatever share of training it is written as, the variational models' average is 0.9999 from early on."""
     runs = load_params(GPU).runs
-    likelihood = {"ddpm", "ddpm-hybrid", "vdm", "vdm-learned", "vdm-monotone", "diffenc", "diffenc-nt"}
-    assert runs.keys() == likelihood | {"daed", "ddgan", "latent"}
-    for name, run in ((name, run) for name, run in runs.items() if name in likelihood):
-        settings = run.training
-        assert (settings.steps, settings.batch, settings.warmup) == (2_000_000, 128, 100)
-        assert settings.learning_rate == (1e-4 if name == "ddpm-hybrid" else 2e-4)
-        assert (settings.betas, settings.weight_decay) == ((0.9, 0.99), 0.01)
-        assert (settings.clip_norm, settings.decay_fraction) == (None, 0)
+    for name in ("ddpm", "ddpm-hybrid", "vdm", "vdm-learned", "vdm-monotone", "diffenc", "diffenc-nt"):
+        settings = runs[name].training
         for step in (10_000, 2_000_000):
-            assert ema.decay(step, settings.ema_fraction, settings.ema_longest) == pytest.approx(0.9999)
+            assert ema.decay(step, settings.ema_fraction, settings.ema_longest) == pytest.approx(0.9999), name
 
 
 def test_schedules_start_at_the_published_end_points() -> None:
@@ -79,20 +73,6 @@ def test_schedules_start_at_the_published_end_points() -> None:
             schedule = models.build(run, MNIST, f"runs.{name}").schedule
             with torch.no_grad():
                 assert schedule.gamma(times).tolist() == pytest.approx([-13.3, 5.0], abs=1e-5), name
-
-
-def test_published_training_of_the_fast_models() -> None:
-    """DAED on FashionMNIST, DDGAN on CIFAR-10, latent diffusion: steps, batch and rates as their papers and code have them."""
-    params = load_params(GPU)
-    found = {
-        name: (run.training.steps, run.training.batch, run.training.learning_rate, run.training.betas)
-        for name, run in {**params.runs, **params.codecs}.items()
-    }
-    assert found["daed"] == (100_000, 128, 1e-4, (0.9, 0.999))
-    assert found["ddgan"] == (400_000, 256, 1.6e-4, (0.5, 0.9))
-    assert params.runs["ddgan"].training.players["discriminator"].learning_rate == 1.25e-4
-    assert found["latent"][2] == pytest.approx(2e-6 * 48)
-    assert found["kl"][2] == pytest.approx(4.5e-6 * 24)
 
 
 def test_chains_of_the_fast_models() -> None:

@@ -1,6 +1,7 @@
 """What every family promises, for every block of params.yaml: a new family is covered by adding its block."""
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,28 @@ from pipeline.families.classifier import model as classifier
 from pipeline.store import models
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
-BLOCKS = {f"{role}.{name}": run for role in ("extractors", "codecs", "runs") for name, run in getattr(PARAMS, role, {}).items()}
+
+
+def distinct(params):
+    """role.name -> block, without those that another one's model block repeats: they would be the same model again."""
+    blocks = {f"{role}.{name}": run for role in ("extractors", "codecs", "runs") for name, run in getattr(params, role).items()}
+    models = {key: (run.family, json.dumps(run.model, sort_keys=True)) for key, run in blocks.items()}
+    first = {model: key for key, model in reversed(models.items())}
+    return {key: run for key, run in blocks.items() if first[models[key]] == key}
+
+
+BLOCKS = distinct(PARAMS)
 SPEC = DataSpec((1, 16, 16), 256, 10)
 COUNT = 3
 # Where players share out the rows of a batch, some of them have none of a small one.
 MANY = 32
+MODELS = {key: plugins.family(run.family).Model for key, run in BLOCKS.items()}
+LABELLED = [key for key, run in BLOCKS.items() if "label_dropout" in plugins.family(run.family).Config.model_fields]
 every = pytest.mark.parametrize("key", BLOCKS)
+
+
+def having(role):
+    return pytest.mark.parametrize("key", [key for key, model in MODELS.items() if issubclass(model, role)])
 
 
 def build(key):
@@ -62,6 +79,14 @@ def test_every_family_has_a_block(family):
     assert family in {run.family for run in BLOCKS.values()}, (
         f"no block of params.yaml has family: {family}, so nothing here tests it; add one under runs:, codecs: or extractors:"
     )
+
+
+@pytest.mark.parametrize(("role", "method"), [(Generative, "reverse"), (Bounded, "ends"), (Stepwise, "posterior")])
+def test_a_family_has_the_role_whose_methods_it_has(role, method):
+    """A model that can do what its classes do not say would be passed over by every test of that role, and by stages too."""
+    able = {key for key, model in MODELS.items() if hasattr(model, method)}
+    assert able == {key for key, model in MODELS.items() if issubclass(model, role)}
+    assert able
 
 
 @every
@@ -172,13 +197,10 @@ def steps_of(model):
     raise AssertionError("the schedule allows neither 2, 1, 4 nor 8 steps")
 
 
-@every
+@having(Generative)
 def test_generative(key):
     """Shapes, finite numbers, x_hat within the clip, z_t = alpha x_hat + sigma eps_hat, and rows that are on their own."""
     model = stirred(key)
-    if not isinstance(model, Generative):
-        assert not hasattr(model, "reverse")
-        return
     z = torch.randn(COUNT, *SPEC.shape, generator=torch.Generator().manual_seed(2))
     y = torch.arange(COUNT)
     for pair in steps_of(model):
@@ -200,16 +222,16 @@ def test_generative(key):
                 torch.testing.assert_close(alone.mean, found.mean[one], rtol=1e-4, atol=1e-4)
 
 
-@every
+@pytest.mark.parametrize("key", [key for key, model in MODELS.items() if issubclass(model, Generative) and key not in LABELLED])
+def test_families_without_a_mean_to_guide_refuse_guidance(key):
+    with pytest.raises(ValueError, match=r"^guidance is 2\.0; allowed for this family: null"):
+        build(key).guide(2.0)
+
+
+@pytest.mark.parametrize("key", LABELLED)
 def test_guidance(key):
-    """x_hat moves on the line through what the model says without and with the class; other families refuse."""
-    run, module = BLOCKS[key], plugins.family(BLOCKS[key].family)
-    if not issubclass(module.Model, Generative):
-        return
-    if "label_dropout" not in module.Config.model_fields:
-        with pytest.raises(ValueError, match=r"^guidance is 2\.0; allowed for this family: null"):
-            build(key).guide(2.0)
-        return
+    """x_hat moves on the line through what the model says without and with the class."""
+    run = BLOCKS[key]
     labelled = run.model_copy(update={"model": {**run.model, "labels": True, "label_dropout": 0.1}})
     torch.manual_seed(0)
     plain = models.build(labelled, SPEC, key).eval()
@@ -235,12 +257,17 @@ def test_guidance(key):
 LATENTS = DataSpec((4, 8, 8), None, 10)
 
 
-@every
+SIMPLE = [
+    key
+    for key, model in MODELS.items()
+    if issubclass(model, Generative) and BLOCKS[key].model.get("objective", "simple") == "simple"
+]
+
+
+@pytest.mark.parametrize("key", SIMPLE)
 def test_generative_on_latents(key):
     """Real values beyond [-1, 1] and no levels: what does not need likelihoods of pixels trains and goes back all the same."""
-    run, module = BLOCKS[key], plugins.family(BLOCKS[key].family)
-    if not issubclass(module.Model, Generative) or run.model.get("objective", "simple") != "simple":
-        return
+    run = BLOCKS[key]
     torch.manual_seed(0)
     block = {name: value for name, value in run.model.items() if name not in ("encoder", "kind")}
     if run.family == "diffenc":
@@ -261,13 +288,10 @@ def test_generative_on_latents(key):
     assert bool(found.mean.isfinite().all())
 
 
-@every
+@having(Bounded)
 def test_bounded(key):
     """Terms per image, finite and not negative, keyed by their rows; times within (0, 1]."""
     model = stirred(key)
-    if not isinstance(model, Bounded):
-        assert not hasattr(model, "ends")
-        return
     data, uniform = batch(), torch.tensor([0.0, 0.4, 1 - 1e-9], dtype=torch.float64)
     with torch.no_grad():
         ends, again, other = (model.ends(data, RowRandom(0, range(COUNT), step)) for step in (1, 1, 2))
@@ -285,13 +309,10 @@ def test_bounded(key):
     torch.testing.assert_close(first.nats, draw.nats[:1], rtol=1e-3, atol=1e-3)
 
 
-@every
+@having(Stepwise)
 def test_stepwise(key):
     """A draw of z_t with the true posterior there, which is narrower than the prior and finite for any step."""
     model = stirred(key)
-    if not isinstance(model, Stepwise):
-        assert not hasattr(model, "posterior")
-        return
     s, t = (torch.full((COUNT,), time, dtype=torch.float64) for time in (0.3, 0.4))
     with torch.no_grad():
         found = model.posterior(batch(), s, t, RowRandom(0, range(COUNT), 1))
@@ -301,17 +322,21 @@ def test_stepwise(key):
     assert 0 < float(found.std.min()) <= float(found.std.max()) < 1
 
 
-@every
-def test_classifying_and_codec(key):
+@having(Classifying)
+def test_classifying(key):
     model, x = stirred(key), batch().x
     with torch.no_grad():
-        if isinstance(model, Classifying):
-            features = model.features(x)
-            assert features.dim() == 2
-            assert model.logits(features).shape == (COUNT, SPEC.classes)
-            torch.testing.assert_close(model.features(x[1:2]), features[1:2], rtol=1e-4, atol=1e-5)
-        if isinstance(model, Codec):
-            latent = model.encode(x)
-            assert latent.numel() < x.numel()
-            assert model.decode(latent).shape == x.shape
-            torch.testing.assert_close(model.encode(x[1:2]), latent[1:2], rtol=1e-4, atol=1e-5)
+        features = model.features(x)
+        assert features.dim() == 2
+        assert model.logits(features).shape == (COUNT, SPEC.classes)
+        torch.testing.assert_close(model.features(x[1:2]), features[1:2], rtol=1e-4, atol=1e-5)
+
+
+@having(Codec)
+def test_codec(key):
+    model, x = stirred(key), batch().x
+    with torch.no_grad():
+        latent = model.encode(x)
+        assert latent.numel() < x.numel()
+        assert model.decode(latent).shape == x.shape
+        torch.testing.assert_close(model.encode(x[1:2]), latent[1:2], rtol=1e-4, atol=1e-5)

@@ -38,7 +38,7 @@ def exact(spec=SPEC, **values):
     """With the exact denoiser of Gaussian data in both places."""
     built = build(spec, **values).eval()
     for player in PLAYERS:
-        setattr(built, player, GaussianDenoiser(built._prediction(player), built.schedule, MEAN, STD))
+        setattr(built, player, GaussianDenoiser(built.config.prediction, built.schedule, MEAN, STD))
         # A parameter that says nothing, as a player without one has nothing to train.
         getattr(built, player).nothing = torch.nn.Parameter(torch.zeros(1))
     return built
@@ -334,7 +334,6 @@ def test_guidance_guides_both():
     [
         ({"variance": "learned"}, "variance is 'learned'; allowed with objective: simple"),
         ({"parts": "generator", "denoiser_level": 0.5}, "denoiser_level is given; allowed with parts: generator"),
-        ({"schedule": {**MERGED, "first": {}}}, "allowed: exactly one of both"),
         ({"schedule": {"kind": "linear-combine", "steps": 100}}, "first is missing; it is required"),
         ({"time_sampling": "code-uniform"}, "time_sampling is 'code-uniform'"),
     ],

@@ -210,10 +210,6 @@ def test_learned_end_points_are_trained_on_all_three_terms(schedule):
         ({"encoder": {}, "dropout_masks": "none"}, "model.dropout_masks is 'none'"),
         ({"encoder": {}, "prediction": "eps"}, "model.prediction is not a known key"),
         ({"encoder": {}, "schedule": {"kind": "cosine-beta"}}, "model.schedule.kind is 'cosine-beta'; allowed: "),
-        (
-            {"encoder": {}, "schedule": {"kind": "monotone", "gamma_min": 5.0, "gamma_max": -3.0}},
-            "model.schedule: gamma_min is 5.0",
-        ),
     ],
 )
 def test_refusals(values, message):

@@ -48,7 +48,7 @@ class Running:
 
     def deployment_run(self, **parameters: Any) -> subprocess.CompletedProcess[str]:
         given = [f"--param={name}={json.dumps(value)}" for name, value in parameters.items()]
-        return self.command("deployment", "run", "retrain/on-demand", *given, "--watch")
+        return self.command("deployment", "run", "retrain/on-demand", *given, "--watch", "--watch-interval=1")
 
     def ask(self, what: str, **query: Any) -> Any:
         request = urllib.request.Request(
@@ -78,6 +78,8 @@ class Running:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     toy = Toy(tmp_path_factory.mktemp("served") / "toy")
+    # The worker asks for runs every ten seconds otherwise, and every run here would wait for that.
+    (toy.folder / "prefect.toml").write_text("[worker]\nquery_seconds = 1\n")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -100,6 +102,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         process.wait()
 
 
+@pytest.mark.slow
 def test_a_run_completes_after_trouble_with_storage_and_shows_its_results(running: Running) -> None:
     toy = running.toy
     toy.set(prepare="storage fails once")
@@ -133,6 +136,7 @@ def test_a_run_completes_after_trouble_with_storage_and_shows_its_results(runnin
     assert {"train-a work", "train-b work"} <= pushed
 
 
+@pytest.mark.slow
 def test_a_bug_fails_the_run_with_the_stages_last_output_and_is_not_tried_again(running: Running) -> None:
     running.toy.set(prepare="storage fails once", train_b="bug")
     running.toy.attempts()
@@ -180,6 +184,7 @@ def test_what_is_tried_again(error: Exception, expected: bool) -> None:
     assert retrain.may_pass(retrain.run_stage, TaskRun.model_construct(), Failed(data=error)) is expected
 
 
+@pytest.mark.slow
 def test_a_cancelled_run_leaves_nothing_running(running: Running) -> None:
     pids = running.toy.folder / "pids"
     pids.unlink(missing_ok=True)
@@ -195,6 +200,7 @@ def test_a_cancelled_run_leaves_nothing_running(running: Running) -> None:
     wait_until(lambda: running.last_run()["state_type"] == "CANCELLED")
 
 
+@pytest.mark.slow
 def test_what_is_deployed(running: Running) -> None:
     deployments = {one["name"]: one for one in running.ask("deployments")}
     assert set(deployments) == {"on-demand", "nightly"}
@@ -209,6 +215,7 @@ def test_what_is_deployed(running: Running) -> None:
     assert watchdog["trigger"]["within"] > 2 * int(running.service.environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
 
 
+@pytest.mark.slow
 def test_every_port_is_on_loopback(running: Running) -> None:
     processes = [psutil.Process(running.process.pid), *psutil.Process(running.process.pid).children(recursive=True)]
     listening = [one.laddr for process in processes for one in process.net_connections() if one.status == "LISTEN"]
@@ -216,11 +223,13 @@ def test_every_port_is_on_loopback(running: Running) -> None:
     assert {address.ip for address in listening} == {"127.0.0.1"}
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_said_in_one_sentence(running: Running, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"port {running.service.port} of 127\.0\.0\.1 is taken; choose another with --port"):
         Service(tmp_path, running.service.port).start()
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_server_and_worker(running: Running) -> None:
     """The last test of this file, as it ends the fixture's server."""
     children = psutil.Process(running.process.pid).children(recursive=True)

@@ -55,7 +55,9 @@ def test_a_folder_serves_once_and_a_port_too(server: Server, tmp_path: Path) -> 
         Server(server.folder).start()
     with pytest.raises(ValueError, match=rf"port {server.port} of 127\.0\.0\.1 is taken"):
         Server(tmp_path / "other", server.port).start()
-    objects.check_access(objects.client(server.endpoint, *server._credentials()), objects.BUCKET)
+    access = server.environment()
+    client = objects.client(server.endpoint, access["AWS_ACCESS_KEY_ID"], access["AWS_SECRET_ACCESS_KEY"])
+    objects.check_access(client, objects.BUCKET)
 
 
 @pytest.fixture

@@ -66,7 +66,10 @@ def step_of(checkpoint: Path | None) -> int:
     return int(json.loads(artifacts.read_metadata(checkpoint)["record"])["step"])
 
 
-@pytest.mark.parametrize(("name", "checkpoints"), [("ddpm", 1), ("ddpm", 5), ("vdm", 2), ("convnet", 1)])
+@pytest.mark.parametrize(
+    ("name", "checkpoints"),
+    [("ddpm", 1), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("ddpm", 5), ("vdm", 2), ("convnet", 1)))],
+)
 def test_killed_and_continued_is_bit_equal(
     name: str, checkpoints: int, fresh: Scratch, uninterrupted: Callable[[str], tuple[bytes, bytes]], tmp_path: Path
 ) -> None:
@@ -80,6 +83,7 @@ def test_killed_and_continued_is_bit_equal(
     assert scratch.checkpoint("older") is None, "a finished run leaves no checkpoint"
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(
     interrupted: Scratch, uninterrupted: Callable[[str], tuple[bytes, bytes]], tmp_path: Path
 ) -> None:
@@ -118,6 +122,7 @@ def flip_one_bit(file: Path) -> None:
     file.write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [cut_short, flip_one_bit])
 def test_damaged_checkpoint_falls_back(
     damage: Callable[[Path], None],
@@ -137,6 +142,7 @@ def test_damaged_checkpoint_falls_back(
     assert scratch.results() == uninterrupted("ddpm")
 
 
+@pytest.mark.slow
 def test_killed_between_two_generations(
     interrupted: Scratch, uninterrupted: Callable[[str], tuple[bytes, bytes]], tmp_path: Path
 ) -> None:
@@ -152,6 +158,7 @@ def test_killed_between_two_generations(
     assert scratch.results() == uninterrupted("ddpm")
 
 
+@pytest.mark.slow
 def test_other_configuration_is_not_continued(
     interrupted: Scratch, uninterrupted: Callable[[str], tuple[bytes, bytes]], tmp_path: Path
 ) -> None:
@@ -163,6 +170,7 @@ def test_other_configuration_is_not_continued(
     assert scratch.checkpoint("newest") is not None, "the other configuration's checkpoint is still there"
 
 
+@pytest.mark.slow
 def test_second_process_is_refused(fresh: Scratch, tmp_path: Path) -> None:
     scratch = fresh.copy(tmp_path / "scratch")
     first = scratch.start()
