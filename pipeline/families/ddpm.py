@@ -92,7 +92,7 @@ class Model(Trainable, Generative, Bounded):
             "hybrid": lambda: parts["simple"] + self.config.vlb_weight * parts["vlb"],
         }[self.config.objective]()
         if self.sampled is not None and self.training:
-            self.sampled.update(index, parts.get("vlb", parts["simple"]) / (steps if "vlb" in parts else 1))
+            self.sampled.update(index, total)
         return Loss(weight * total, {name: weight * value for name, value in parts.items()})
 
     def reverse(self, z_t: Tensor, s: Tensor, t: Tensor, y: Tensor | None, rng: Random, clip: float | None = None) -> Reverse:
