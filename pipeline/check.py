@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,34 +40,15 @@ def check(params: config.Params) -> None:
 def _trainable(run: config.Run, params: config.Params, key: str) -> Any:
     """The family's own reading of `run.model`, once everything that can be said before training has been checked."""
     module = config.family_module(run)
-    model = config.read_block(module.Config, run.model, f"{key}.model")
+    model = config.read_model(run, key)
     for player in run.training.players:
         if player not in module.Model.player_names:
             raise unknown(f"{key}.training.players", player, list(module.Model.player_names))
-    if hasattr(model, "check_training"):
-        try:
-            model.check_training(run.training)
-        except ValueError as error:
-            raise ValueError(f"{key}.{error}") from None
-    if config.latents_of(run.data) is not None:
-        _without_levels(model, run, key)
-    extractor = getattr(model, "extractor", None)
-    if extractor is not None and extractor not in params.extractors:
-        raise unknown(f"{key}.model: extractor", extractor, list(params.extractors))
+    _said(f"{key}.", lambda: model.check_training(run.training))
+    _said(f"{key}.model.", lambda: model.check_data(discrete=config.latents_of(run.data) is None))
+    if model.extractor is not None and model.extractor not in params.extractors:
+        raise unknown(f"{key}.model: extractor", model.extractor, list(params.extractors))
     return model
-
-
-def _without_levels(model: Any, run: config.Run, key: str) -> None:
-    """Refuses losses with a term that needs discrete data: the decoder's likelihood."""
-    if getattr(model, "objective", "simple") != "simple":
-        raise ValueError(
-            f"{key}.model.objective is {model.objective!r}; allowed for {run.data}, which have no levels to be likely: 'simple'"
-        )
-    if getattr(model.schedule.build(), "learned", False):
-        raise ValueError(
-            f"{key}.model.schedule.kind is {model.schedule.kind!r}; allowed for {run.data}, which have no levels to bound: a "
-            "schedule that is not learned"
-        )
 
 
 def _combined(params: config.Params, name: str) -> Any:
@@ -116,8 +98,7 @@ def _roles(params: config.Params, models: dict[str, Any]) -> None:
         family = params.family(name)
         if not issubclass(config.family_module(params.runs[name]).Model, roles.Bounded):
             raise ValueError(f"bounds.{name} asks for bits/dim of the family {family}, which has no bound; remove it")
-        if hasattr(models[name], "check_sampling"):
-            _said(f"bounds.{name}", models[name].check_sampling)
+        _said(f"bounds.{name} ", models[name].check_sampling)
 
 
 def _sample(params: config.Params, name: str, sample: config.Sample, models: dict[str, Any]) -> None:
@@ -128,8 +109,7 @@ def _sample(params: config.Params, name: str, sample: config.Sample, models: dic
     sampler = config.read_block(Sampler, sample.sampler, f"{key}.sampler")
     family, data = params.family(sample.run), params.data_of(sample.run)
     model, depths = models[sample.run], params.runs[sample.run].depths if sample.run in params.runs else ()
-    if hasattr(model, "check_sampling"):
-        _said(f"{key}.run is {sample.run!r}:", model.check_sampling)
+    _said(f"{key}.run is {sample.run!r}: ", model.check_sampling)
     model.schedule.build().times(sample.steps, sampler.spacing)
     kind = importlib.import_module(f"pipeline.families.{family}").Model
     if kind.draws and sampler.kind != "posterior":
@@ -141,7 +121,7 @@ def _sample(params: config.Params, name: str, sample: config.Sample, models: dic
             f"{key}.sampler.kind is {sampler.kind!r}; allowed for the family {family}, whose x_hat is not the mean of one "
             "fixed x: samplers that are no solvers of the probability flow, such as 'ancestral'"
         )
-    if getattr(sampler, "variance", "model") == "optimal" and sample.steps not in depths:
+    if sampler.estimated and sample.steps not in depths:
         raise ValueError(
             f"{key}.steps is {sample.steps}; allowed with variance: optimal are the depths whose variances "
             f"are stored with the model, runs.{sample.run}.depths: {listed(depths) or 'none'}"
@@ -150,22 +130,23 @@ def _sample(params: config.Params, name: str, sample: config.Sample, models: dic
         raise ValueError(f"{key}.sampler.clip is true; allowed for {data}, as latents have no range to clip to: false")
     if sample.guidance is None:
         return
-    if not getattr(model, "labels", False):
+    if not model.class_conditional:
         allowed = "null, as the run is trained without labels"
-    elif not hasattr(model, "label_dropout"):
+    elif model.unconditional_probability is None:
         allowed = f"null, as x_hat of the family {family} is no mean to guide"
-    elif model.label_dropout == 0 and sample.guidance != 1:
+    elif model.unconditional_probability == 0 and sample.guidance != 1:
         allowed = "1 or null, as the run's label_dropout of 0 shows it no image without a class"
     else:
         return
     raise ValueError(f"{key}.guidance is {sample.guidance}; allowed for the run {sample.run!r}: {allowed}")
 
 
-def _said(prefix: str, refuse: Any) -> None:
+def _said(prefix: str, refuse: Callable[[], None]) -> None:
+    """Puts `prefix` before what `refuse` says."""
     try:
         refuse()
     except ValueError as error:
-        raise ValueError(f"{prefix} {error}") from None
+        raise ValueError(f"{prefix}{error}") from None
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
 from pipeline.block import Block as Block
+from pipeline.block import FamilyConfig
 from pipeline.sentences import fields_at, listed, sentence, unknown
 from pipeline.yaml_file import read, tuples
 
@@ -255,14 +256,15 @@ class Params(Block):
 
     def data_of(self, run: str) -> str:
         """The data directory of an entry of runs: or combined:."""
-        return self._trained(run).data
+        return self.runs[self._trained_name(run)].data
 
     def labelled(self, run: str) -> bool:
-        """Whether an entry of runs: or combined: is trained on classes."""
-        return bool(self._trained(run).model.get("labels", False))
+        """Whether an entry of runs: or combined: is trained on classes. Imports torch."""
+        name = self._trained_name(run)
+        return read_model(self.runs[name], f"runs.{name}").class_conditional
 
-    def _trained(self, run: str) -> Run:
-        return self.runs[self.combined[run].generator if run in self.combined else run]
+    def _trained_name(self, run: str) -> str:
+        return self.combined[run].generator if run in self.combined else run
 
 
 LATENTS = "data/latents/"
@@ -310,6 +312,12 @@ def read_block(kind: Any, values: Mapping[str, Any], key: str) -> Any:
         return TypeAdapter(kind).validate_python(tuples(dict(values)))
     except ValidationError as error:
         raise ValueError(sentence(error, key, kind)) from None
+
+
+def read_model(run: Run, key: str) -> FamilyConfig:
+    """The `model` block of `run`, which stands at `key` of params.yaml, as its family reads it. Imports torch."""
+    block: FamilyConfig = read_block(family_module(run).Config, run.model, f"{key}.model")
+    return block
 
 
 def load(path: str | Path = "params.yaml") -> Params:

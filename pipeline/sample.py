@@ -79,9 +79,9 @@ def generate(
         network.guide(guidance)
     times = network.schedule.times(steps, sampler.spacing)
     moments = len(times) - 1
-    variances = model.variances[steps] if getattr(sampler, "variance", "model") == "optimal" else None
+    variances = model.variances[steps] if sampler.estimated else None
     shape, classes = tuple(model.config["data"]["shape"]), model.config["data"]["classes"]
-    conditional = bool(model.config["run"]["model"].get("labels", False))
+    conditional = model.block.class_conditional
     keep = np.unique(np.linspace(0, moments, min(STRIP_MOMENTS, moments + 1)).round().astype(int))
     finish = decode or (lambda z: z)
     parts: list[Tensor] = []

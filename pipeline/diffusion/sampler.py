@@ -34,6 +34,10 @@ class Ancestral(Walker):
             )
         return self
 
+    @property
+    def estimated(self) -> bool:
+        return self.variance == "optimal"
+
     def step(self, walk: Walk, index: int, z: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
         del before
         reverse = walk.reverse(z, index)

@@ -65,6 +65,11 @@ class Walker(Block):
     clip: bool = True
     spacing: Spacing = "trailing"
 
+    @property
+    def estimated(self) -> bool:
+        """Whether it walks with reverse variances that were estimated for its number of steps and stored with the model."""
+        return False
+
     def evaluations(self, times: Tensor) -> int:
         """How often the network is evaluated for an image on this grid, (steps + 1,)."""
         return len(times) - 1

@@ -15,14 +15,14 @@ gradients of a whole batch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.block import Block
+from pipeline.block import Block, FamilyConfig, TrainingSettings
 from pipeline.diffusion.likelihood import gaussian_kl, mean_image, sum_image
 from pipeline.networks.autoencoder import AutoencoderConfig
 from pipeline.networks.patch_discriminator import PatchDiscriminatorConfig
@@ -32,10 +32,6 @@ NotNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 COLLAPSED_NATS = 0.01
 BEATEN = 1e-3
-
-
-class TrainingLength(Protocol):
-    steps: int
 
 
 class Perceptual(Block):
@@ -82,7 +78,7 @@ class TwoTerm(Block):
     reconstruction: Positive = 1.0
 
 
-class Config(Block):
+class Config(FamilyConfig):
     network: AutoencoderConfig = AutoencoderConfig()
     objective: Annotated[KL | TwoTerm, Field(discriminator="kind")] = KL()
 
@@ -96,7 +92,7 @@ class Config(Block):
     def discriminator(self) -> Discriminator | None:
         return self.objective.discriminator if isinstance(self.objective, KL) else None
 
-    def check_training(self, training: TrainingLength) -> None:
+    def check_training(self, training: TrainingSettings) -> None:
         """Raises ValueError where the discriminator would never take part."""
         if self.discriminator is not None and self.discriminator.start > training.steps:
             raise ValueError(

@@ -12,12 +12,12 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.block import Block
+from pipeline.block import FamilyConfig
 from pipeline.networks.convnet import ConvNetConfig
 from pipeline.roles import Batch, Classifying, DataSpec, Loss, Random, Trainable
 
 
-class Config(Block):
+class Config(FamilyConfig):
     """`shift`: training images move by up to so many pixels, which makes up for a small training set."""
 
     network: ConvNetConfig = ConvNetConfig()

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from pipeline.block import Block
+from pipeline.block import Guidable
 from pipeline.diffusion import discrete
 from pipeline.diffusion.gaussian import Reverse, diffuse, per_image
 from pipeline.diffusion.likelihood import bits_per_dim, mean_image, prior_kl
@@ -28,7 +28,7 @@ from pipeline.networks.unet import UNetConfig
 from pipeline.roles import Batch, Bounded, DataSpec, Draw, Ends, Generative, Loss, Random, Trainable
 
 
-class Config(Block):
+class Config(Guidable):
     """variance: `small` is the posterior's, `large` is beta, `learned` lies between them by a second set of channels.
 
     objective: `simple` (mean squared error), `vlb` (the bound), `hybrid` (simple plus `vlb_weight` times the bound, whose
@@ -42,8 +42,6 @@ class Config(Block):
     vlb_weight: Annotated[float, Field(gt=0)] = 0.001
     time_sampling: Literal["uniform", "stratified", "loss-second-moment"] = "stratified"
     network: Network = UNetConfig()
-    labels: bool = False
-    label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
     @model_validator(mode="after")
     def _variance_is_trained(self) -> Config:
@@ -56,6 +54,12 @@ class Config(Block):
                 f"variance is {self.variance!r}; allowed with objective: hybrid, which adds the variance's loss: 'learned'"
             )
         return self
+
+    def check_data(self, discrete: bool) -> None:
+        if not discrete and self.objective != "simple":
+            raise ValueError(
+                f"objective is {self.objective!r}; allowed for latents, which have no levels to be likely: 'simple'"
+            )
 
 
 class Model(Trainable, Generative, Bounded):

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.block import Block
+from pipeline.block import Guidable
 from pipeline.diffusion.gaussian import Reverse, alpha_sigma, diffuse, kernel
 from pipeline.diffusion.likelihood import bits_per_dim, noisy_reconstruction, prior_kl, sum_image
 from pipeline.diffusion.logsnr import Continuous
@@ -26,15 +26,20 @@ from pipeline.networks.unet import UNetConfig
 from pipeline.roles import Batch, Bounded, DataSpec, Draw, Ends, Generative, Loss, Posterior, Random, Stepwise, Trainable
 
 
-class Config(Block):
+class Config(Guidable):
     """`steps`: null trains and bounds in continuous time, a number T with the loss of T steps (eq. 13)."""
 
     schedule: Continuous
     prediction: Prediction = "v"
     steps: Annotated[int, Field(ge=1)] | None = None
     network: Network = UNetConfig()
-    labels: bool = False
-    label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    def check_data(self, discrete: bool) -> None:
+        if not discrete and self.schedule.build().learned:
+            raise ValueError(
+                f"schedule.kind is {self.schedule.kind!r}; allowed for latents, which have no levels to bound: a schedule that "
+                "is not learned"
+            )
 
 
 class Model(Trainable, Generative, Bounded, Stepwise):

@@ -10,24 +10,30 @@ from typing import Any
 import torch
 
 from pipeline import artifacts, config
+from pipeline.block import FamilyConfig
 from pipeline.roles import DataSpec, Trainable
 
 
 @dataclass(frozen=True)
 class Saved:
-    """model: in evaluation mode; config: config.json; hash: sha256 of the weights file; variances: by number of steps."""
+    """model: in evaluation mode; config: config.json; hash: sha256 of the weights file; variances: by number of steps.
+
+    block: the `model` block of config.json, as the family reads it.
+    """
 
     model: Trainable
     config: Mapping[str, Any]
     hash: str
     variances: Mapping[int, torch.Tensor]
+    block: FamilyConfig
 
 
 def build(run: config.Run, spec: DataSpec, key: str) -> Trainable:
     """An untrained model of a run; `key` is where the run stands in params.yaml."""
-    module = config.family_module(run)
     try:
-        model: Trainable = module.build(config.read_block(module.Config, run.model, f"{key}.model"), spec)
+        block = config.read_model(run, key)
+        block.check_data(discrete=spec.levels is not None)
+        model: Trainable = config.family_module(run).build(block, spec)
     except ValueError as error:
         message = str(error)
         raise ValueError(message if message.startswith(key) else f"{key}.model.{message}") from None
@@ -54,4 +60,5 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Saved:
         described,
         artifacts.hash_file(weights),
         {int(depth): torch.tensor(values, dtype=torch.float64, device=device) for depth, values in variances.items()},
+        config.read_model(run, str(folder)),
     )

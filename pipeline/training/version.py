@@ -14,6 +14,6 @@ def code_hash(family: str) -> str:
     they were.
     """
     here = Path(__file__).parents[1]
-    files = [here / "train.py", here / "roles.py", here / "families" / f"{family}.py"]
+    files = [here / "train.py", here / "roles.py", here / "block.py", here / "families" / f"{family}.py"]
     files += sorted(file for folder in ("diffusion", "networks", "training") for file in (here / folder).glob("*.py"))
     return artifacts.hash_json([artifacts.hash_file(file) for file in files])
