@@ -156,6 +156,10 @@ def run(cfg: schema.Bound, paths: Paths, key: str) -> None:
     errors = {name: standard_errors(values) for name, values in bits.items()}
     means = {name: float(bits[name].mean()) for name in ("total", *TERMS)}
     if paths.images is not None:
+        artifacts.write_json(
+            paths.images.with_name("details.json"),
+            {"family": model.config["run"]["family"], "model": model.block.model_dump(mode="json"), "weights": model.hash},
+        )
         artifacts.write_array(paths.images, np.stack([bits[name].mean(1) for name in ("total", *TERMS)], 1))
     artifacts.write_json(
         paths.json,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import plugins, schema
 from pipeline.config.errors import listed, unknown
-from pipeline.config.load import load_params, read_block
+from pipeline.config.load import load_params, read_block, read_model
 from pipeline.core import artifacts, command
 from pipeline.core.layout import Layout, latents_of
 
@@ -41,31 +42,13 @@ def check(params: schema.Params) -> None:
 def _trainable(run: schema.Run, params: schema.Params, key: str) -> Any:
     """The family's own reading of `run.model`, once everything that can be said before training has been checked."""
     module = plugins.family(run.family)
-    model = read_block(module.Config, run.model, f"{key}.model")
+    model = read_model(run, key)
     for player in run.training.players:
         if player not in module.Model.player_names:
             raise unknown(f"{key}.training.players", player, list(module.Model.player_names))
-    if hasattr(model, "check_training"):
-        try:
-            model.check_training(run.training)
-        except ValueError as error:
-            raise ValueError(f"{key}.{error}") from None
-    if latents_of(run.data) is not None:
-        _without_levels(model, run, key)
+    _said(f"{key}.", lambda: model.check_training(run.training))
+    _said(f"{key}.model.", lambda: model.check_data(discrete=latents_of(run.data) is None))
     return model
-
-
-def _without_levels(model: Any, run: schema.Run, key: str) -> None:
-    """Refuses losses with a term that needs discrete data: the decoder's likelihood."""
-    if getattr(model, "objective", "simple") != "simple":
-        raise ValueError(
-            f"{key}.model.objective is {model.objective!r}; allowed for {run.data}, which have no levels to be likely: 'simple'"
-        )
-    if getattr(model.schedule.build(), "learned", False):
-        raise ValueError(
-            f"{key}.model.schedule.kind is {model.schedule.kind!r}; allowed for {run.data}, which have no levels to bound: a "
-            "schedule that is not learned"
-        )
 
 
 def _combined(params: schema.Params, name: str) -> Any:
@@ -116,8 +99,7 @@ def _roles(params: schema.Params, models: dict[str, Any]) -> None:
         family = params.family(name)
         if not issubclass(plugins.family(params.runs[name].family).Model, contracts.Bounded):
             raise ValueError(f"bounds.{name} asks for bits/dim of the family {family}, which has no bound; remove it")
-        if hasattr(models[name], "check_sampling"):
-            _said(f"bounds.{name}", models[name].check_sampling)
+        _said(f"bounds.{name} ", models[name].check_sampling)
 
 
 def _sample(params: schema.Params, name: str, sample: schema.Sample, models: dict[str, Any]) -> None:
@@ -128,8 +110,7 @@ def _sample(params: schema.Params, name: str, sample: schema.Sample, models: dic
     sampler = read_plugin("samplers", sample.sampler, f"{key}.sampler")
     family, data = params.family(sample.run), params.data_of(sample.run)
     model, depths = models[sample.run], params.runs[sample.run].depths if sample.run in params.runs else ()
-    if hasattr(model, "check_sampling"):
-        _said(f"{key}.run is {sample.run!r}:", model.check_sampling)
+    _said(f"{key}.run is {sample.run!r}: ", model.check_sampling)
     model.schedule.build().times(sample.steps, sampler.spacing)
     kind = plugins.family(family).Model
     if kind.draws and sampler.kind != "posterior":
@@ -141,7 +122,7 @@ def _sample(params: schema.Params, name: str, sample: schema.Sample, models: dic
             f"{key}.sampler.kind is {sampler.kind!r}; allowed for the family {family}, whose x_hat is not the mean of one "
             "fixed x: samplers that are no solvers of the probability flow, such as 'ancestral'"
         )
-    if getattr(sampler, "variance", "model") == "optimal" and sample.steps not in depths:
+    if sampler.estimated and sample.steps not in depths:
         raise ValueError(
             f"{key}.steps is {sample.steps}; allowed with variance: optimal are the depths whose variances "
             f"are stored with the model, runs.{sample.run}.depths: {listed(depths) or 'none'}"
@@ -150,22 +131,23 @@ def _sample(params: schema.Params, name: str, sample: schema.Sample, models: dic
         raise ValueError(f"{key}.sampler.clip is true; allowed for {data}, as latents have no range to clip to: false")
     if sample.guidance is None:
         return
-    if not getattr(model, "labels", False):
+    if not model.class_conditional:
         allowed = "null, as the run is trained without labels"
-    elif not hasattr(model, "label_dropout"):
+    elif model.unconditional_probability is None:
         allowed = f"null, as x_hat of the family {family} is no mean to guide"
-    elif model.label_dropout == 0 and sample.guidance != 1:
+    elif model.unconditional_probability == 0 and sample.guidance != 1:
         allowed = "1 or null, as the run's label_dropout of 0 shows it no image without a class"
     else:
         return
     raise ValueError(f"{key}.guidance is {sample.guidance}; allowed for the run {sample.run!r}: {allowed}")
 
 
-def _said(prefix: str, refuse: Any) -> None:
+def _said(prefix: str, refuse: Callable[[], None]) -> None:
+    """Puts `prefix` before what `refuse` says."""
     try:
         refuse()
     except ValueError as error:
-        raise ValueError(f"{prefix} {error}") from None
+        raise ValueError(f"{prefix}{error}") from None
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -62,7 +62,9 @@ def run(cfg: Params, root: Path) -> dict[str, Any]:
         "samples": rows,
         "baselines": below,
         "bounds": [bound_row(cfg, name, source) for name, source in bounds.items()],
-        "findings": findings(cfg.runs, bounds, {name: _bits(root, name) for name in bounds}),
+        "findings": findings(
+            cfg.runs, bounds, {name: _bits(root, name) for name in bounds}, {name: _block(root, name) for name in bounds}
+        ),
         "depths": {name: {"rows": depth.rows(source), **source.get("measured")} for name, source in depths.items()},
         "measured": {
             "distance": distance,
@@ -101,6 +103,11 @@ def statement(measured: dict[str, Any]) -> str:
 
 def _bits(root: Path, name: str) -> NDArray[np.float64]:
     return read_array(existing(Layout(root).bound(name) / "bits.npy", f"bound@{name}"))
+
+
+def _block(root: Path, name: str) -> dict[str, Any]:
+    """The model block of a bounded run, as its family read it."""
+    return dict(Source.open(Layout(root).bound(name) / "details.json", f"bound@{name}").get("model"))
 
 
 def _different(values: Sequence[Any]) -> list[Any]:

@@ -21,7 +21,7 @@ from pipeline.families.daed.compose import join
 
 @dataclass(frozen=True)
 class Paths:
-    """denoiser, generator: folders with model.safetensors; out: gets model.safetensors and schema.json."""
+    """denoiser, generator: folders with model.safetensors; out: gets model.safetensors and config.json."""
 
     denoiser: Path
     generator: Path

@@ -73,7 +73,7 @@ def run(pairs: list[tuple[int, int]], steps: int, points: int, paths: Paths, key
     def shown(z: Tensor) -> Tensor:
         return to_codes((z if codec is None else codec.decode(z)).float().cpu().nan_to_num(), levels)
 
-    labelled = bool(model.config["run"]["model"].get("labels", False))
+    labelled = model.block.class_conditional
     sampler = DDIM(kind="ddim", clip=False)  # clipping cannot be undone
     rows = []
     with torch.inference_mode():

@@ -3,7 +3,7 @@
 A seed that is trained is kept as long as its configuration, data and code stay what they are; a command that was ended goes on
 where it stood. Bounds are measured with the same noise for every seed.
 
-Writes  replicates/<run>-seed-<n>/{model.safetensors, schema.json, timing.json, curve.csv, bound.json, bound.csv}
+Writes  replicates/<run>-seed-<n>/{model.safetensors, config.json, timing.json, curve.csv, bound.json, bound.csv}
         replicates/<A>-against-<B>.json and .md
 """
 

@@ -82,9 +82,9 @@ def generate(
         network.guide(guidance)
     times = network.schedule.times(steps, sampler.spacing)
     moments = len(times) - 1
-    variances = model.variances[steps] if getattr(sampler, "variance", "model") == "optimal" else None
+    variances = model.variances[steps] if sampler.estimated else None
     shape, classes = tuple(model.config["data"]["shape"]), model.config["data"]["classes"]
-    conditional = bool(model.config["run"]["model"].get("labels", False))
+    conditional = model.block.class_conditional
     keep = np.unique(np.linspace(0, moments, min(STRIP_MOMENTS, moments + 1)).round().astype(int))
     finish = decode or (lambda z: z)
     parts: list[Tensor] = []
@@ -168,7 +168,8 @@ def run(cfg: schema.Sample, paths: Paths, key: str) -> None:
     artifacts.write_json(
         paths.out / "sample.json",
         {
-            "run": cfg.run, "sampler": sampler.model_dump(mode="json"), "steps": cfg.steps, "guidance": cfg.guidance,
+            "run": cfg.run, "described": described(sampler, cfg.guidance, model.block.class_conditional),
+            "sampler": sampler.model_dump(mode="json"), "steps": cfg.steps, "guidance": cfg.guidance,
             "seed": cfg.seed, "images": cfg.images, "weights": model.hash, "levels": levels,
             "data": model.config["data"]["hash"] if codec is None else codec.source,
             "codec": None if codec is None else {"name": codec.name, "weights": codec.weights, "latents": codec.data},
@@ -184,6 +185,13 @@ def run(cfg: schema.Sample, paths: Paths, key: str) -> None:
          "decoding": codec is not None, "precision": precision, **device.describe(where)},
     )  # fmt: skip
     print(f"{key}: {cfg.images} images, {rate:.3g} images/s, {made.evaluations} network evaluations each", flush=True)
+
+
+def described(sampler: Walker, guidance: float | None, class_conditional: bool) -> str:
+    """The sampler in a few words, with guidance, or that the classes are asked for in turn, as in "ddim, guidance 2"."""
+    if guidance is not None:
+        return f"{sampler.described()}, guidance {guidance:g}"
+    return f"{sampler.described()}, by class" if class_conditional else sampler.described()
 
 
 def main(argv: list[str] | None = None) -> int:

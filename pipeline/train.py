@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Paths:
-    """data: a data directory; out: gets model.safetensors, schema.json, timing.json; curve: gets the training curve (CSV).
+    """data: a data directory; out: gets model.safetensors, config.json, timing.json; curve: gets the training curve (CSV).
 
     extractor: the folder of what a perceptual loss looks through.
     """
@@ -215,14 +215,15 @@ def _fingerprint(cfg: schema.Run, data: DataDirectory, precision: str, device_ty
 
 
 def _row(window: list[Report], state: State) -> dict[str, Any]:
-    """One line of the training curve: means over the steps since the line before."""
+    """One line of the training curve: means over the steps since the line before; counts and rates are the last step's."""
     mean = {name: sum(report.parts[name] for report in window) / len(window) for name in window[0].parts}
     norms = {
         f"{player}/gradient_norm": sum(report.gradient_norm[player] for report in window) / len(window)
         for player in window[0].gradient_norm
     }
     clipped = {f"{player}/clipped": count for player, count in state.clipped.items()}
-    return {"step": window[-1].step, **mean, **norms, **clipped, "learning_rate": window[-1].learning_rate}
+    rates = {f"{player}/learning_rate": rate for player, rate in window[-1].learning_rate.items()}
+    return {"step": window[-1].step, **mean, **norms, **clipped, **rates}
 
 
 def _note(report: Report) -> str:

@@ -45,6 +45,10 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
     "clipped latents": (
         "samples.latent-guided-5.sampler.clip", True, ["samples.latent-guided-5.sampler.clip is true", "false"],
     ),
+    "variances that nobody estimated": (
+        "samples.vdm-ddim-5", {"run": "vdm", "sampler": {"kind": "ancestral", "variance": "optimal"}, "steps": 4, "images": 60},
+        ["samples.vdm-ddim-5.steps is 4", "variance: optimal", "runs.vdm.depths: 3, 5"],
+    ),
     "negative guidance": ("samples.latent-guided-5.guidance", -1.0, ["guidance is -1.0", "greater than or equal to 0"]),
     "guidance without labels": (
         "samples.vdm-ddim-5.guidance", 2.0,
@@ -68,7 +72,7 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
         ["runs.latent.family is 'autoencoder', which generates nothing", "allowed: daed, ddgan, ddpm, diffenc, vdm"],
     ),
     "bound as the loss on latents": (
-        "runs.latent.model.objective", "vlb", ["runs.latent.model.objective is 'vlb'", "data/latents/kl", "'simple'"],
+        "runs.latent.model.objective", "vlb", ["runs.latent.model.objective is 'vlb'", "allowed for latents", "'simple'"],
     ),
     "learned schedule on latents": (
         "runs.latent",
@@ -118,6 +122,17 @@ def test_refused_in_one_sentence(name: str, tmp_path: Path, capsys: pytest.Captu
     said = refusal(write(tmp_path, changed(tiny_values(), where, value)), tmp_path / "checked", capsys)
     for part in expected:
         assert part in said, said
+
+
+def test_a_generator_that_draws_cannot_be_guided(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With labels it is asked for classes in turn; guidance is refused, whatever its strength."""
+    values = changed(tiny_values(), "runs.ddgan.model.labels", True)
+    assert check.main(["--params", str(write(tmp_path, values)), "--out", str(tmp_path / "checked")]) == 0
+    (tmp_path / "checked").unlink()
+    guided = write(tmp_path, changed(values, "samples.ddgan-posterior-4.guidance", 1.0))
+    said = refusal(guided, tmp_path / "checked", capsys)
+    assert "samples.ddgan-posterior-4.guidance is 1.0" in said
+    assert "null, as x_hat of the family ddgan is no mean to guide" in said
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,13 @@ import pytest
 from PIL import Image
 
 from pipeline import compare
+from pipeline.config.load import read_plugin
 from pipeline.config.text import tuples
 from pipeline.reporting import sections
 from pipeline.reporting.labels import Box, place
-from pipeline.reporting.rows import described, family
+from pipeline.reporting.rows import family
 from pipeline.reporting.table import significant
+from pipeline.sample import described
 from tests.support.comparison_files import BASELINES, BOUND, SAMPLES, SPREADS, memorisation, params, write_inputs, write_json
 
 OUTPUTS = ("compare.json", "compare.md", "trilemma.svg", "samples.png")
@@ -116,8 +118,9 @@ def test_without_intervals_nothing_is_clear(root: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_sampler_is_named_with_its_options(sampler: dict[str, object], guidance: float | None, words: str | set[str]) -> None:
-    found = described(sampler, guidance, False, "samples.a.sampler")
-    by_class = described(sampler, guidance, True, "samples.a.sampler")
+    block = read_plugin("samplers", sampler, "samples.a.sampler")
+    found = described(block, guidance, False)
+    by_class = described(block, guidance, True)
     assert by_class == (f"{found}, by class" if guidance is None else found)
     if isinstance(words, str):
         assert found == words

@@ -165,6 +165,25 @@ def test_breach_is_found(breach: str, tmp_path: Path) -> None:
     assert expected in found[0]
 
 
+def asks_by_spelling(code: str) -> list[str]:
+    """What is asked of an object by the name of an attribute that it need not have: by hasattr, or getattr with a default."""
+    return [
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and (node.func.id == "hasattr" or (node.func.id == "getattr" and len(node.args) > 2))
+    ]
+
+
+def test_abilities_are_asked_of_types_and_members() -> None:
+    """What an object can do is its base class or a member of it: a word that is misspelt would be a no without a word."""
+    found = {name: asks_by_spelling(file.read_text(encoding="utf-8")) for name, file in modules(REPOSITORY).items()}
+    assert {name: asked for name, asked in found.items() if asked} == {}
+    mistake = 'if hasattr(model, "guide") or getattr(model, "labels", False): print(getattr(model, name))'
+    assert asks_by_spelling(mistake) == ["hasattr(model, 'guide')", "getattr(model, 'labels', False)"]
+
+
 TRAINS = """
 import json, sys
 for name in json.loads(sys.argv[1]):

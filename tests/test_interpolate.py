@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline import interpolate
+from pipeline.config.family import ClassConditional
 from pipeline.core.contracts import Batch, Generative, Loss, Random, Trainable
 from pipeline.diffusion.gaussian import Reverse, alpha_sigma, kernel, per_image
 from pipeline.diffusion.schedule import LinearLogSNRSchedule
@@ -55,9 +56,12 @@ def data(tmp_path: Path) -> DataDirectory:
     return write_data(tmp_path / "data", {"test": (images, labels)}, levels=LEVELS, classes=1, extra={})
 
 
-def arranged(data: DataDirectory, monkeypatch: Any, model: Trainable, version: str | None = None) -> interpolate.Paths:
+def arranged(
+    data: DataDirectory, monkeypatch: Any, model: Trainable, version: str | None = None, labels: bool = False
+) -> interpolate.Paths:
     config = {"data": {"hash": version or data.hash}, "run": {"family": "toy", "model": {}}}
-    monkeypatch.setattr(models, "load", lambda folder, where: models.Saved(model, config, "0" * 64, {}))
+    block = ClassConditional(labels=labels)
+    monkeypatch.setattr(models, "load", lambda folder, where: models.Saved(model, config, "0" * 64, {}, block))
     return interpolate.Paths(data.path / "model", data.path, data.path / "way.png")
 
 
@@ -84,6 +88,20 @@ def test_rows_lead_from_one_image_to_the_other(data: DataDirectory, monkeypatch:
         middle = np.corrcoef(np.stack([found[row, 3].ravel(), real[first].ravel() + real[second].ravel()]))[0, 1]
         assert middle > 0.95, "halfway on the arc every pixel is in proportion to the sum of both"
     assert error == pytest.approx(np.abs(found[:, [1, -2]] - found[:, [0, -1]]).mean(), abs=0.3)
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_a_conditional_model_is_asked_for_no_class(labels: bool, data: DataDirectory, monkeypatch: Any) -> None:
+    """The number of classes, here 1, stands for none; a model without labels is not asked."""
+
+    class Asked(Exact):
+        def reverse(self, z_t: Tensor, s: Tensor, t: Tensor, y: Tensor | None, *rest: Any, **more: Any) -> Reverse:
+            asked.add(None if y is None else (len(y) == len(z_t), *y.unique().tolist()))
+            return super().reverse(z_t, s, t, y, *rest, **more)
+
+    asked: set[Any] = set()
+    interpolate.run([(0, 1)], 3, 3, arranged(data, monkeypatch, Asked(), labels=labels), "toy")
+    assert asked == ({(True, 1)} if labels else {None})
 
 
 def test_more_steps_come_back_nearer(data: DataDirectory, monkeypatch: Any) -> None:

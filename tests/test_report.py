@@ -198,7 +198,7 @@ def test_a_comparison_of_other_samples_is_refused(root: Path) -> None:
 
 
 def test_a_curve_without_a_loss_is_refused(root: Path) -> None:
-    (root / "reports" / "curves" / "ddpm.csv").write_text("step,learning_rate\n10,0.1\n")
+    (root / "reports" / "curves" / "ddpm.csv").write_text("step,model/learning_rate\n10,0.1\n")
     with pytest.raises(ValueError, match=r"ddpm\.csv has no pair of columns"):
         page(root)
 

@@ -21,6 +21,7 @@ from pipeline.core.pixels import to_codes
 from pipeline.core.random import RowRandom
 from pipeline.diffusion.gaussian import Reverse
 from pipeline.diffusion.schedule import LinearLogSNR
+from pipeline.families.vdm import model as vdm
 from pipeline.reporting.images import to_bytes
 from pipeline.samplers.ancestral import Ancestral
 from pipeline.samplers.ddim import DDIM
@@ -91,6 +92,22 @@ def test_labels_are_asked_for_in_turn(tmp_path: Path) -> None:
     generate(model, SAMPLERS["ddim"], 24, batch=12)
     assert asked[-1].tolist() == [i % 10 for i in range(12, 24)]
     assert asked[1].tolist() == [i % 10 for i in range(12)]
+
+
+def test_labels_may_be_a_familys_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The block as the family reads it decides, not whether the word stands in config.json."""
+
+    class ByDefault(vdm.Config):
+        labels: bool = True
+
+    monkeypatch.setattr(vdm, "Config", ByDefault)
+    model = models.load(write_model(tmp_path, "vdm"))
+    assert "labels" not in model.config["run"]["model"]
+    asked: list[Tensor] = []
+    embedding = model.model.get_submodule("network.labels")
+    embedding.register_forward_hook(lambda module, inputs, output: asked.append(inputs[0]))
+    generate(model, SAMPLERS["ddim"], 12, batch=12)
+    assert asked[-1].tolist() == [i % 10 for i in range(12)]
 
 
 def configured(steps: int, images: int, sampler: Mapping[str, Any] | None = None) -> schema.Sample:

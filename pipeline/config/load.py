@@ -15,7 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.config import plugins
 from pipeline.config.errors import fields_at, listed, sentence, unknown
-from pipeline.config.schema import Params
+from pipeline.config.family import FamilyConfig
+from pipeline.config.schema import Params, Run
 from pipeline.config.text import read, tuples
 
 # What `defaults:` may hold, and where it is put under: a role is a place in blocks of params.yaml.
@@ -65,6 +66,12 @@ def read_block(kind: Any, values: Mapping[str, Any], key: str) -> Any:
         return TypeAdapter(kind).validate_python(tuples(dict(values)))
     except ValidationError as error:
         raise ValueError(sentence(error, key, kind)) from None
+
+
+def read_model(run: Run, key: str) -> FamilyConfig:
+    """The `model` block of `run`, which stands at `key` of params.yaml, as its family reads it. Imports torch."""
+    block: FamilyConfig = read_block(plugins.family(run.family).Config, run.model, f"{key}.model")
+    return block
 
 
 def read_plugin(room: str, values: Mapping[str, Any], key: str) -> Any:

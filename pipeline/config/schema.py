@@ -193,11 +193,8 @@ class Params(Block):
 
     def data_of(self, run: str) -> str:
         """The data directory of an entry of runs: or combined:."""
-        return self._trained(run).data
+        return self.runs[self.trained(run)].data
 
-    def labelled(self, run: str) -> bool:
-        """Whether an entry of runs: or combined: is trained on classes."""
-        return bool(self._trained(run).model.get("labels", False))
-
-    def _trained(self, run: str) -> Run:
-        return self.runs[self.combined[run].generator if run in self.combined else run]
+    def trained(self, run: str) -> str:
+        """The entry of runs: that an entry of runs: or combined: is, or has its generator from."""
+        return self.combined[run].generator if run in self.combined else run

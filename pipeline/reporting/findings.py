@@ -10,8 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import plugins, schema
-from pipeline.config.load import read_block
+from pipeline.config import schema
 from pipeline.reporting.table import DASH, Column, Row, significant
 from pipeline.store.results import Source
 
@@ -32,11 +31,12 @@ EXPLANATION = (
 
 @dataclass(frozen=True)
 class Bounded:
-    """A run with a measured bound; `model` is what the family's Config read; `bits`: (images, 4), see pipeline/bound.py."""
+    """A run with a measured bound; `model` is its block, as the family
+    read it; `bits`: (images, 4), see pipeline/bound.py."""
 
     name: str
     run: schema.Run
-    model: Any
+    model: Mapping[str, Any]
     bound: Source
     bits: NDArray[np.float64]
 
@@ -54,22 +54,24 @@ class Kind:
     fits: Callable[[str, Any], bool]
 
 
-DDPM_SIMPLE = Kind("family: ddpm, objective: simple", lambda family, model: family == "ddpm" and model.objective == "simple")
+DDPM_SIMPLE = Kind(
+    "family: ddpm, objective: simple", lambda family, model: family == "ddpm" and model.get("objective") == "simple"
+)
 DDPM_HYBRID = Kind(
     "family: ddpm, objective: hybrid, variance: learned",
-    lambda family, model: family == "ddpm" and model.objective == "hybrid" and model.variance == "learned",
+    lambda family, model: family == "ddpm" and model.get("objective") == "hybrid" and model.get("variance") == "learned",
 )
-VDM = Kind("family: vdm, continuous time", lambda family, model: family == "vdm" and model.steps is None)
+VDM = Kind("family: vdm, continuous time", lambda family, model: family == "vdm" and model.get("steps") is None)
 VDM_FIXED = Kind(
     "family: vdm, continuous time, schedule linear-logsnr", lambda family, model: VDM.fits(family, model) and _fixed(model)
 )
 DIFFENC = Kind(
     "family: diffenc, kind: trainable, schedule linear-logsnr",
-    lambda family, model: family == "diffenc" and model.kind == "trainable" and _fixed(model),
+    lambda family, model: family == "diffenc" and model.get("kind") == "trainable" and _fixed(model),
 )
 DIFFENC_NT = Kind(
     "family: diffenc, kind: non-trainable, schedule linear-logsnr",
-    lambda family, model: family == "diffenc" and model.kind == "non-trainable" and _fixed(model),
+    lambda family, model: family == "diffenc" and model.get("kind") == "non-trainable" and _fixed(model),
 )
 
 
@@ -118,14 +120,18 @@ CLAIMS = [
 
 
 def findings(
-    runs: Mapping[str, schema.Run], bounds: Mapping[str, Source], bits: Mapping[str, NDArray[np.float64]]
+    runs: Mapping[str, schema.Run],
+    bounds: Mapping[str, Source],
+    bits: Mapping[str, NDArray[np.float64]],
+    blocks: Mapping[str, Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
     """One row per claim and pair of runs that fit it, in bits/dim; one that says what is missing where none does.
 
     Only runs in `bounds` are looked at. DiffEnc and VDM are a pair where their schedules are the same. `unlike` names settings
-    in which two runs differ though the claim is not about them. `bits`: run -> (images, 4) bits/dim of every image.
+    in which two runs differ though the claim is not about them. `bits`: run -> (images, 4) bits/dim of every image;
+    `blocks`: run -> its model block with every value, as bounds/<run>/details.json has it.
     """
-    known = [_bounded(name, runs[name], source, bits[name]) for name, source in bounds.items()]
+    known = [Bounded(name, runs[name], blocks[name], source, bits[name]) for name, source in bounds.items()]
     rows: list[dict[str, Any]] = []
     for claim in CLAIMS:
         firsts, seconds = (
@@ -173,11 +179,6 @@ def finding_columns() -> list[Column]:
     ]
 
 
-def _bounded(name: str, run: schema.Run, source: Source, bits: NDArray[np.float64]) -> Bounded:
-    model = read_block(plugins.family(run.family).Config, run.model, f"runs.{name}.model")
-    return Bounded(name, run, model, source, bits)
-
-
 def paired_error(first: Bounded, second: Bounded, term: str) -> float:
     """Standard error of the mean difference over images. ValueError if the two were not measured on the same images."""
     if first.bits.shape != second.bits.shape:
@@ -190,20 +191,21 @@ def paired_error(first: Bounded, second: Bounded, term: str) -> float:
 
 
 def _fixed(model: Any) -> bool:
-    return bool(model.schedule.kind == "linear-logsnr")
+    return bool(model["schedule"]["kind"] == "linear-logsnr")
 
 
 def _comparable(first: Bounded, second: Bounded) -> bool:
     """Between continuous-time models on a fixed schedule, terms compare on the same schedule only."""
     if "diffenc" not in (first.run.family, second.run.family):
         return True
-    return bool(first.model.schedule == second.model.schedule)
+    return bool(first.model["schedule"] == second.model["schedule"])
 
 
 def _row(claim: Claim, first: Bounded, second: Bounded | None) -> dict[str, Any]:
     ours = first.term(claim.term)
     if second is None:
-        theirs: dict[str, Any] = {"run": "floor", "value": prior_floor(first.model.schedule.gamma_max), "standard_error": 0.0}
+        floor = prior_floor(first.model["schedule"]["gamma_max"])
+        theirs: dict[str, Any] = {"run": "floor", "value": floor, "standard_error": 0.0}
     else:
         theirs = second.term(claim.term)
     difference = ours["value"] - theirs["value"]
@@ -242,7 +244,7 @@ def _unlike(first: Bounded, second: Bounded) -> list[str]:
     """Settings of training, network and labels in which two runs differ."""
     ours, theirs = first.run.training.model_dump(), second.run.training.model_dump()
     unlike = [f"training.{name} {ours[name]} and {theirs[name]}" for name in ours if ours[name] != theirs[name]]
-    return unlike + [name for name in ("network", "labels") if getattr(first.model, name) != getattr(second.model, name)]
+    return unlike + [name for name in ("network", "labels") if first.model.get(name) != second.model.get(name)]
 
 
 def _outcome(row: Row) -> str:

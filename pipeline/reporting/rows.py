@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ def sample_row(cfg: Params, root: Path, name: str, source: Source, distance: str
         "sample": name,
         "run": sample.run,
         "family": family(cfg, sample.run),
-        "sampler": described(sample.sampler, sample.guidance, cfg.labelled(sample.run), f"samples.{name}.sampler"),
+        "sampler": details.get("sample.described"),
         "kind": str(sample.sampler.get("kind")),
         "steps": sample.steps,
         "guidance": sample.guidance,
@@ -63,31 +63,6 @@ def stand(rows: Sequence[dict[str, Any]], distance: str) -> list[dict[str, Any]]
         }
         for row in rows
     ]
-
-
-def described(sampler: Mapping[str, Any], guidance: float | None, labelled: bool, key: str) -> str:
-    """A sampler in a few words: its kind and the options that differ from their defaults, as in "ddim eta 0.5, guidance 2".
-
-    labelled: the model knows classes, for which it is asked in turn where there is no guidance.
-    """
-    from pipeline.config.load import read_plugin
-
-    block = read_plugin("samplers", sampler, key)
-    words = [block.kind]
-    for name, field in type(block).model_fields.items():
-        value = getattr(block, name)
-        if name != "kind" and value != field.default:
-            switched = (
-                f"{name} {'on' if value else 'off'}"
-                if isinstance(value, bool)
-                else f"{name} {value:g}"
-                if isinstance(value, int | float)
-                else str(value)
-            )
-            words.append(switched)
-    if guidance is not None:
-        return f"{' '.join(words)}, guidance {guidance:g}"
-    return f"{' '.join(words)}, by class" if labelled else " ".join(words)
 
 
 def baseline_rows(source: Source, distance: str) -> list[dict[str, Any]]:

@@ -68,6 +68,23 @@ class Walker(Block):
     clip: bool = True
     spacing: Spacing = "trailing"
 
+    def described(self) -> str:
+        """The kind, and the options that differ from their defaults, in a few words, as in "ddim eta 0.5"."""
+        words = [self.kind]
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name != "kind" and value != field.default:
+                if isinstance(value, bool):
+                    words.append(f"{name} {'on' if value else 'off'}")
+                else:
+                    words.append(f"{name} {value:g}" if isinstance(value, int | float) else str(value))
+        return " ".join(words)
+
+    @property
+    def estimated(self) -> bool:
+        """Whether it walks with reverse variances that were estimated for its number of steps and stored with the model."""
+        return False
+
     def evaluations(self, times: Tensor) -> int:
         """How often the network is evaluated for an image on this grid, (steps + 1,)."""
         return len(times) - 1

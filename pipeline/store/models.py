@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from pipeline.config import plugins, schema
-from pipeline.config.load import read_block
+from pipeline.config.family import FamilyConfig
+from pipeline.config.load import read_block, read_model
 from pipeline.core import artifacts
 from pipeline.core.contracts import DataSpec, Trainable
 
@@ -19,17 +20,24 @@ from pipeline.core.contracts import DataSpec, Trainable
 class Saved:
     """model: in evaluation mode; config: schema.json; hash: sha256 of the weights file; variances: by number of steps."""
 
+    """model: in evaluation mode; config: schema.json; hash: sha256 of the weights file; variances: by number of steps.
+
+    block: the `model` block of schema.json, as the family reads it.
+    """
+
     model: Trainable
     config: Mapping[str, Any]
     hash: str
     variances: Mapping[int, torch.Tensor]
+    block: FamilyConfig
 
 
 def build(run: schema.Run, spec: DataSpec, key: str) -> Trainable:
     """An untrained model of a run; `key` is where the run stands in params.yaml."""
-    module = plugins.family(run.family)
     try:
-        model: Trainable = module.build(read_block(module.Config, run.model, f"{key}.model"), spec)
+        block = read_model(run, key)
+        block.check_data(discrete=spec.levels is not None)
+        model: Trainable = plugins.family(run.family).build(block, spec)
     except ValueError as error:
         message = str(error)
         raise ValueError(message if message.startswith(key) else f"{key}.model.{message}") from None
@@ -56,4 +64,5 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Saved:
         described,
         artifacts.hash_file(weights),
         {int(depth): torch.tensor(values, dtype=torch.float64, device=device) for depth, values in variances.items()},
+        read_model(run, str(folder)),
     )

@@ -26,12 +26,15 @@ class TrainingFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Report:
-    """After optimiser and average have moved: step counts from 1; `parts` are means over the batch, named player/part."""
+    """After optimiser and average have moved: step counts from 1; `parts` are means over the batch, named player/part.
+
+    gradient_norm, learning_rate: by player, the norm before clipping.
+    """
 
     step: int
     parts: Mapping[str, float]
     gradient_norm: Mapping[str, float]
-    learning_rate: float
+    learning_rate: Mapping[str, float]
 
 
 class State:
@@ -147,10 +150,12 @@ def fit(data: Split, state: State, settings: schema.Training, seed: int, where: 
         batch = data.rows(training_rows(len(data), settings.batch, state.step, seed), where)
         parts: dict[str, float] = {}
         norms: dict[str, float] = {}
+        rates: dict[str, float] = {}
         for player, owned in model.players().items():
             optimiser = state.optimisers[player]
+            rates[player] = factor * base_rate(player, settings)
             for group in optimiser.param_groups:
-                group["lr"] = factor * base_rate(player, settings)
+                group["lr"] = rates[player]
             torch.manual_seed(key(seed, step, player, "dropout"))  # layers draw from the global generator
             limit = clip_norm(player, settings)
             with only(model, owned):
@@ -174,7 +179,7 @@ def fit(data: Split, state: State, settings: schema.Training, seed: int, where: 
         state.ailing = None if symptom is None else (symptom, lasted)
         if symptom is not None and lasted >= settings.patience:
             raise TrainingFailed(f"at step {step}, for {lasted} steps on end: {symptom}")
-        yield Report(step, parts, norms, factor * settings.learning_rate)
+        yield Report(step, parts, norms, rates)
 
 
 @torch.no_grad()

@@ -258,3 +258,22 @@ def test_tiny_profile_mirrors_the_real_parameters() -> None:
     families = {run["family"] for run in tiny["runs"].values()}
     assert {"ddpm", "vdm"} <= families <= {run["family"] for run in real["runs"].values()}
     assert {"ancestral", "ddim"} <= {sample["sampler"]["kind"] for sample in tiny["samples"].values()}
+
+
+def test_labels_are_what_the_family_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where they are the family's default, and for a combination, whose generator decides."""
+    from pipeline.families.ddpm import model as ddpm
+
+    params = load_params(PROFILE)
+    assert {name: params.labelled(name) for name in ("ddpm", "latent", "vdm", "daed-two-stage")} == {
+        "ddpm": False, "latent": True, "vdm": False, "daed-two-stage": False,
+    }  # fmt: skip
+
+    class ByDefault(ddpm.Config):
+        labels: bool = True
+
+    monkeypatch.setattr(ddpm, "Config", ByDefault)
+    assert params.combined["daed-two-stage"].generator == "ddpm"
+    assert {name: params.labelled(name) for name in ("ddpm", "latent", "vdm", "daed-two-stage")} == {
+        "ddpm": True, "latent": True, "vdm": False, "daed-two-stage": True,
+    }  # fmt: skip

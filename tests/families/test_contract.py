@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from pipeline.families.classifier.model.model import model as classifier
 
-from pipeline.config import plugins
-from pipeline.config.load import load_params, read_block
+from pipeline.config import plugins, schema
+from pipeline.config.family import ClassConditional, FamilyConfig
+from pipeline.config.load import load_params, read_block, read_model
 from pipeline.core import artifacts
 from pipeline.core.contracts import Batch, Bounded, Classifying, Codec, DataSpec, Generative, Perceiving, Stepwise, Trainable
 from pipeline.core.random import KeyedRandom, RowRandom
 from pipeline.diffusion.gaussian import alpha_sigma
-from pipeline.families.classifier import model as classifier
 from pipeline.store import models
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
@@ -98,6 +99,47 @@ def test_a_family_is_config_model_and_build(key):
     assert isinstance(built, Generative | Classifying | Codec)
     with pytest.raises(ValueError, match="is not a known key"):
         read_block(module.Config, {**BLOCKS[key].model, "no_such_key": 1}, key)
+
+
+@every
+def test_a_family_answers_what_stages_ask(key):
+    """By a base class, and without keys that the family knows nothing of."""
+    kind = plugins.family(BLOCKS[key].family).Config
+    assert issubclass(kind, FamilyConfig)
+    block = read_model(BLOCKS[key], key)
+    assert block.class_conditional == BLOCKS[key].model.get("labels", False)
+    assert ("labels" in kind.model_fields) == issubclass(kind, ClassConditional)
+    assert (block.unconditional_probability is not None) == ("label_dropout" in kind.model_fields)
+    for name in {"labels", "label_dropout"} - set(kind.model_fields):
+        with pytest.raises(ValueError, match=f"{name} is not a known key"):
+            read_block(kind, {**BLOCKS[key].model, name: 0}, key)
+
+
+@pytest.mark.parametrize(
+    ("family", "model", "sentence"),
+    [
+        ("ddpm", {"schedule": {"kind": "cosine-beta", "steps": 20}, "objective": "vlb"}, r"objective is 'vlb'; .*'simple'$"),
+        (
+            "daed",
+            {
+                "schedule": {"kind": "merged", "of": {"kind": "cosine-beta", "steps": 20}, "first": {"beta": 0.1}},
+                "objective": "vlb",
+            },
+            r"objective is 'vlb'; .*'simple'$",
+        ),
+        ("vdm", {"schedule": {"kind": "learned-linear"}}, "schedule.kind is 'learned-linear'; .* not learned$"),
+        (
+            "diffenc",
+            {"schedule": {"kind": "monotone"}, "kind": "non-trainable"},
+            "schedule.kind is 'monotone'; .* not learned$",
+        ),
+    ],
+)
+def test_a_loss_that_needs_levels_is_not_built_on_latents(family, model, sentence):
+    run = schema.Run(family=family, data="unused", model=model, training=schema.Training(steps=1, learning_rate=0.1))
+    assert isinstance(models.build(run, SPEC, "runs.toy"), Trainable)
+    with pytest.raises(ValueError, match=rf"^runs\.toy\.model\.{sentence}"):
+        models.build(run, LATENTS, "runs.toy")
 
 
 @every

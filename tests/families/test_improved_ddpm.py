@@ -145,8 +145,9 @@ def test_the_history_of_losses_travels_in_a_checkpoint(tmp_path):
     assert resumed.average.state()["sampled.history"].equal(whole.model.sampled.history)
 
 
-def test_the_history_holds_unweighted_losses_of_training_only():
-    built = model(time_sampling="loss-second-moment", objective="vlb").train()
+@pytest.mark.parametrize("objective", ["vlb", "hybrid"])
+def test_the_history_holds_unweighted_losses_of_training_only(objective):
+    built = model(time_sampling="loss-second-moment", objective=objective).train()
     for step in range(20):
         built.loss("model", batch(), step, KeyedRandom(0, step))
     before = built.sampled.history.clone()
@@ -158,7 +159,7 @@ def test_the_history_holds_unweighted_losses_of_training_only():
     assert float((weight.log()).abs().min()) > 0.1
     for step in set(index.tolist()):
         rows = index == step
-        unweighted = (loss.parts["vlb"].detach() / weight / STEPS)[rows]
+        unweighted = (loss.total.detach() / weight)[rows]
         torch.testing.assert_close(built.sampled.history[step, -int(rows.sum()) :], unweighted, rtol=1e-6, atol=0)
         torch.testing.assert_close(built.sampled.history[step, : -int(rows.sum())], before[step, int(rows.sum()) :])
 

@@ -67,7 +67,7 @@ def write_inputs(root: Path) -> None:
     """Everything that both stages read, under `root`."""
     rng = np.random.default_rng(0)
     for name, row in SAMPLES.items():
-        _, _, steps, speed, fd, ends, kid, score, precision, density, recall, coverage = row
+        _, kind, steps, speed, fd, ends, kid, score, precision, density, recall, coverage = row
         quality = {"fd": fd, "kid": kid, "precision": precision, "density": density, "inception_score": score}
         diversity = {"recall": recall, "coverage": coverage}
         write_json(
@@ -88,6 +88,7 @@ def write_inputs(root: Path) -> None:
             root / "evaluations" / name / "details.json",
             {
                 "intervals": {"fd": list(ends), **intervals},
+                "sample": {"described": kind},
                 "speed": {**timing, "seconds_per_repeat": [100 * seconds for seconds in SECONDS]},
             },
         )
@@ -118,6 +119,8 @@ def write_inputs(root: Path) -> None:
     )
     (root / "bounds" / "vdm-wide").mkdir(parents=True)
     np.save(root / "bounds" / "vdm-wide" / "bits.npy", np.zeros((1999, 4)))
+    schedule = {"kind": "linear-logsnr", "gamma_min": -13.3, "gamma_max": 5.0}
+    write_json(root / "bounds" / "vdm-wide" / "details.json", {"model": {"schedule": schedule, "steps": None}})
     curve = [(t / 20, 10 - t, 4 * t / 20, 0.1) for t in range(1, 20)]
     _write_csv(root / "reports" / "bounds" / "vdm-wide.csv", "time,logsnr,bits_per_dim,standard_error", curve)
     for run in ("ddpm", "vdm-wide"):

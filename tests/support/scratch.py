@@ -43,6 +43,11 @@ PARAMS: dict[str, Any] = {
             "family": "vdm", "data": "data/prepared",
             "model": {"schedule": {"kind": "linear-logsnr"}, "network": NETWORK}, "training": TRAINING,
         },
+        "ddgan": {
+            "family": "ddgan", "data": "data/prepared",
+            "model": {"generator": {"widths": [16], "embedding": 8}, "discriminator": {"widths": [16], "embedding": 8}},
+            "training": {**TRAINING, "players": {"discriminator": {"learning_rate": 0.0005}}},
+        },
     },
     "samples": {},
     "evaluate": {"extractor": "convnet"},

@@ -87,7 +87,7 @@ def test_each_player_has_its_own_rate(split: Split) -> None:
     report = next(loop.fit(split, loop.State(model, cfg), cfg, seed=0, where=CPU))
     assert model.push.weight.item() == pytest.approx(1.1, abs=1e-6)
     assert model.pull.weight.item() == pytest.approx(-0.6, abs=1e-6)
-    assert report.learning_rate == pytest.approx(0.1)
+    assert report.learning_rate == pytest.approx({"push": 0.1, "pull": 0.4})
 
 
 def test_each_player_has_its_own_clipping(split: Split) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import shutil
 import signal
@@ -13,7 +15,7 @@ import pytest
 from pipeline.core import artifacts
 from tests.support.scratch import DEADLINE, Scratch, params, wait_for_checkpoints
 
-MODELS = {"ddpm": ("ddpm",), "vdm": ("vdm",), "convnet": ("--extractor", "convnet")}
+MODELS = {"ddpm": ("ddpm",), "vdm": ("vdm",), "ddgan": ("ddgan",), "convnet": ("--extractor", "convnet")}
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +68,7 @@ def step_of(checkpoint: Path | None) -> int:
     return int(json.loads(artifacts.read_metadata(checkpoint)["record"])["step"])
 
 
-@pytest.mark.parametrize(
-    ("name", "checkpoints"),
-    [("ddpm", 1), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("ddpm", 5), ("vdm", 2), ("convnet", 1)))],
-)
+@pytest.mark.parametrize(("name", "checkpoints"), [("ddpm", 1), ("ddpm", 5), ("vdm", 2), ("ddgan", 3), ("convnet", 1)])
 def test_killed_and_continued_is_bit_equal(
     name: str, checkpoints: int, fresh: Scratch, uninterrupted: Callable[[str], tuple[bytes, bytes]], tmp_path: Path
 ) -> None:
@@ -83,7 +82,15 @@ def test_killed_and_continued_is_bit_equal(
     assert scratch.checkpoint("older") is None, "a finished run leaves no checkpoint"
 
 
-@pytest.mark.slow
+def test_the_curve_has_the_rate_of_each_player(uninterrupted: Callable[[str], tuple[bytes, bytes]]) -> None:
+    """Step 28: after the warm-up of 5 steps and before the last 30 % of 90, so what was configured; step 90: 1/27 of it."""
+    rows = {int(row["step"]): row for row in csv.DictReader(io.StringIO(uninterrupted("ddgan")[1].decode()))}
+    assert {name for name in rows[28] if "learning_rate" in name} == {"discriminator/learning_rate", "generator/learning_rate"}
+    for player, rate in (("discriminator", 0.0005), ("generator", 0.002)):
+        found = [float(rows[step][f"{player}/learning_rate"]) for step in (28, 90)]
+        assert found == pytest.approx([rate, rate / 27], rel=1e-5)
+
+
 def test_killed_again_and_again(
     interrupted: Scratch, uninterrupted: Callable[[str], tuple[bytes, bytes]], tmp_path: Path
 ) -> None:

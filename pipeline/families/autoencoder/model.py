@@ -15,7 +15,7 @@ gradients of a whole batch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.config.base import Block
+from pipeline.config.family import FamilyConfig, TrainingSettings
 from pipeline.core.contracts import Batch, Classifying, Codec, DataSpec, Loss, Perceiving, Random, Trainable
 from pipeline.diffusion.likelihood import gaussian_kl, mean_image, sum_image
 from pipeline.families.autoencoder.network import AutoencoderConfig
@@ -32,10 +33,6 @@ NotNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 COLLAPSED_NATS = 0.01
 BEATEN = 1e-3
-
-
-class TrainingLength(Protocol):
-    steps: int
 
 
 class Perceptual(Block):
@@ -81,7 +78,7 @@ class TwoTerm(Block):
     reconstruction: Positive = 1.0
 
 
-class Config(Block):
+class Config(FamilyConfig):
     network: AutoencoderConfig = AutoencoderConfig()
     objective: Annotated[KL | TwoTerm, Field(discriminator="kind")] = KL()
 
@@ -93,7 +90,7 @@ class Config(Block):
     def discriminator(self) -> Discriminator | None:
         return self.objective.discriminator if isinstance(self.objective, KL) else None
 
-    def check_training(self, training: TrainingLength) -> None:
+    def check_training(self, training: TrainingSettings) -> None:
         """Raises ValueError where the discriminator would never take part."""
         if self.discriminator is not None and self.discriminator.start > training.steps:
             raise ValueError(

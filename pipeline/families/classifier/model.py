@@ -12,12 +12,12 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.config.base import Block
+from pipeline.config.family import FamilyConfig
 from pipeline.core.contracts import Batch, Classifying, DataSpec, Loss, Random, Trainable
 from pipeline.families.classifier.convnet import ConvNetConfig
 
 
-class Config(Block):
+class Config(FamilyConfig):
     """`shift`: training images move by up to so many pixels, which makes up for a small training set."""
 
     network: ConvNetConfig = ConvNetConfig()

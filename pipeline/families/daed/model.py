@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
 
-from pipeline.config.base import Block
+from pipeline.config.family import Guidable
 from pipeline.core.contracts import Batch, Bounded, DataSpec, Draw, Ends, Generative, Loss, Random, Trainable
 from pipeline.diffusion import discrete
 from pipeline.diffusion.gaussian import Reverse, alpha_sigma, diffuse, per_image
@@ -31,7 +31,7 @@ from pipeline.networks.guidance import drop_labels, guided
 from pipeline.networks.unet import UNetConfig
 
 
-class Config(Block):
+class Config(Guidable):
     """parts: what is trained; a denoiser or a generator alone needs its other half (`combined:`) before it can sample.
 
     time_sampling: how often each step is drawn (`diffusion/split.py`); `importance_weights` make the expected loss that of
@@ -52,8 +52,6 @@ class Config(Block):
     network: Network = UNetConfig()
     denoiser_network: Network | None = None
     denoiser_level: float | None = None
-    labels: bool = False
-    label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
     @model_validator(mode="after")
     def _variance_is_trained(self) -> Config:
@@ -70,6 +68,12 @@ class Config(Block):
                 if getattr(self, name) is not None:
                     raise ValueError(f"{name} is given; allowed with parts: generator, which has no denoiser: null")
         return self
+
+    def check_data(self, discrete: bool) -> None:
+        if not discrete and self.objective != "simple":
+            raise ValueError(
+                f"objective is {self.objective!r}; allowed for latents, which have no levels to be likely: 'simple'"
+            )
 
     def check_sampling(self) -> None:
         """Raises ValueError where a half is missing."""

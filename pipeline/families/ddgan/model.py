@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from pipeline.config.base import Block
+from pipeline.config.family import ClassConditional, TrainingSettings
 from pipeline.core.contracts import Batch, DataSpec, Generative, Loss, Random, Trainable
 from pipeline.diffusion.gaussian import Reverse, diffuse, kernel, transition
 from pipeline.diffusion.likelihood import mean_image
@@ -32,14 +32,7 @@ from pipeline.families.ddgan.schedule import VPBeta
 WON, COLLAPSED = 0.01, 0.05
 
 
-class HasBatch(Protocol):
-    """What is asked of a training block."""
-
-    @property
-    def batch(self) -> int: ...
-
-
-class Config(Block):
+class Config(ClassConditional):
     """R1 is (r1_gamma / 2) |grad D|^2, added at every `r1_every`-th step.
 
     `r1_scale`: `published` adds it as it is, so that the effective weight is r1_gamma / r1_every, as the code behind the
@@ -58,9 +51,8 @@ class Config(Block):
     r1_every: Annotated[int, Field(ge=1)] = 15
     r1_scale: Literal["published", "unbiased"] = "published"
     reconstruction: Annotated[float, Field(ge=0)] = 0.0
-    labels: bool = False
 
-    def check_training(self, training: HasBatch) -> None:
+    def check_training(self, training: TrainingSettings) -> None:
         """Raises ValueError for a batch that minibatch standard deviation can't divide into its groups."""
         group = self.discriminator.group
         if training.batch > group and training.batch % group:

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from pipeline.config.base import Block
+from pipeline.config.family import Guidable
 from pipeline.core.contracts import Batch, Bounded, DataSpec, Draw, Ends, Generative, Loss, Random, Trainable
 from pipeline.diffusion import discrete
 from pipeline.diffusion.gaussian import Reverse, diffuse, per_image
@@ -28,7 +28,7 @@ from pipeline.networks.guidance import drop_labels, guided
 from pipeline.networks.unet import UNetConfig
 
 
-class Config(Block):
+class Config(Guidable):
     """variance: `small` is the posterior's, `large` is beta, `learned` lies between them by a second set of channels.
 
     objective: `simple` (mean squared error), `vlb` (the bound), `hybrid` (simple plus `vlb_weight` times the bound, whose
@@ -42,8 +42,6 @@ class Config(Block):
     vlb_weight: Annotated[float, Field(gt=0)] = 0.001
     time_sampling: Literal["uniform", "stratified", "loss-second-moment"] = "stratified"
     network: Network = UNetConfig()
-    labels: bool = False
-    label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
     @model_validator(mode="after")
     def _variance_is_trained(self) -> Config:
@@ -56,6 +54,12 @@ class Config(Block):
                 f"variance is {self.variance!r}; allowed with objective: hybrid, which adds the variance's loss: 'learned'"
             )
         return self
+
+    def check_data(self, discrete: bool) -> None:
+        if not discrete and self.objective != "simple":
+            raise ValueError(
+                f"objective is {self.objective!r}; allowed for latents, which have no levels to be likely: 'simple'"
+            )
 
 
 class Model(Trainable, Generative, Bounded):
@@ -92,7 +96,7 @@ class Model(Trainable, Generative, Bounded):
             "hybrid": lambda: parts["simple"] + self.config.vlb_weight * parts["vlb"],
         }[self.config.objective]()
         if self.sampled is not None and self.training:
-            self.sampled.update(index, parts.get("vlb", parts["simple"]) / (steps if "vlb" in parts else 1))
+            self.sampled.update(index, total)
         return Loss(weight * total, {name: weight * value for name, value in parts.items()})
 
     def reverse(self, z_t: Tensor, s: Tensor, t: Tensor, y: Tensor | None, rng: Random, clip: float | None = None) -> Reverse:

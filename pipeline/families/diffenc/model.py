@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from pipeline.config.base import Block
+from pipeline.config.family import Guidable
 from pipeline.core.contracts import (
     Batch,
     Bounded,
@@ -43,7 +43,7 @@ from pipeline.networks.guidance import drop_labels, guided
 from pipeline.networks.unet import UNetConfig
 
 
-class Config(Block):
+class Config(Guidable):
     """`kind: trainable` needs an `encoder`; `non-trainable` encodes by alpha^2 x and has none."""
 
     schedule: Continuous
@@ -51,8 +51,6 @@ class Config(Block):
     encoder: EncoderConfig | None = None
     dropout_masks: Literal["shared", "separate"] = "shared"
     network: Network = UNetConfig()
-    labels: bool = False
-    label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
     @model_validator(mode="after")
     def _encoder_where_needed(self) -> Config:
@@ -63,6 +61,13 @@ class Config(Block):
         if self.kind == "non-trainable" and self.encoder is not None:
             raise ValueError("encoder is given; allowed with kind: non-trainable, which has no network: none")
         return self
+
+    def check_data(self, discrete: bool) -> None:
+        if not discrete and self.schedule.build().learned:
+            raise ValueError(
+                f"schedule.kind is {self.schedule.kind!r}; allowed for latents, which have no levels to bound: a schedule that "
+                "is not learned"
+            )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.config.base import Block
+from pipeline.config.family import Guidable
 from pipeline.core.contracts import (
     Batch,
     Bounded,
@@ -38,15 +38,20 @@ from pipeline.networks.guidance import drop_labels, guided
 from pipeline.networks.unet import UNetConfig
 
 
-class Config(Block):
+class Config(Guidable):
     """`steps`: null trains and bounds in continuous time, a number T with the loss of T steps (eq. 13)."""
 
     schedule: Continuous
     prediction: Prediction = "v"
     steps: Annotated[int, Field(ge=1)] | None = None
     network: Network = UNetConfig()
-    labels: bool = False
-    label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    def check_data(self, discrete: bool) -> None:
+        if not discrete and self.schedule.build().learned:
+            raise ValueError(
+                f"schedule.kind is {self.schedule.kind!r}; allowed for latents, which have no levels to bound: a schedule that "
+                "is not learned"
+            )
 
 
 class Model(Trainable, Generative, Bounded, Stepwise):
