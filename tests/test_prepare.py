@@ -46,7 +46,8 @@ def source(tmp_path: Path) -> Path:
 
 
 def data(source: Path, **changed: object) -> config.Data:
-    return config.Data(kind="fashion-mnist", source={"folder": str(source)}, **changed)
+    names = [str(label) for label in range(CLASSES)]
+    return config.Data(kind="idx", source={"folder": str(source), "class_names": names, "source": "Noise."}, **changed)
 
 
 def positions(made: artifacts.DataDirectory, split: str) -> list[int]:
