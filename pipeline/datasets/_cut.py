@@ -1,5 +1,7 @@
 """Cuts a small class-balanced data set out of a folder of IDX files: the first images of each class, in their order.
 
+What `kind: fashion-mnist-mini` reads was made by the command below and is known by its content; `kind: idx` reads other cuts.
+
 python -m pipeline.datasets._cut /usr/share/datasets/fashion-mnist data/raw/fashion-mnist-mini
 """
 

@@ -6,6 +6,7 @@ Big-endian: two zero bytes, a type byte (0x08: unsigned byte), the number of dim
 from __future__ import annotations
 
 import gzip
+import hashlib
 import math
 import struct
 import zlib
@@ -22,12 +23,7 @@ SPLITS = {"train": "train", "test": "t10k"}
 
 def read(path: Path, dimensions: int) -> NDArray[np.uint8]:
     """The array of one file; raises ValueError where it isn't unsigned-byte IDX with that many dimensions and that length."""
-    content = path.read_bytes()
-    if path.suffix == ".gz":
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path} is not a whole gzip file ({error}); fetch it again") from None
+    content = _content(path)
     header = 4 + 4 * dimensions
     if len(content) < header:
         raise ValueError(
@@ -47,6 +43,12 @@ def read(path: Path, dimensions: int) -> NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
+def digests(folder: Path) -> dict[str, str]:
+    """sha256 of what each of the four files holds, by its name without .gz: the same however it was compressed."""
+    names = [f"{stem}-{what}" for stem in SPLITS.values() for what in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+    return {name: hashlib.sha256(_content(_find(folder, name))).hexdigest() for name in names}
+
+
 def write(path: Path, array: NDArray[np.uint8]) -> None:
     """One gzipped IDX file; the same array gives the same bytes (no time, no name in the gzip header)."""
     header = struct.pack(f">HBB{array.ndim}I", 0, UNSIGNED_BYTE, array.ndim, *array.shape)
@@ -64,6 +66,17 @@ def read_split(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.
             f"{folder} has {len(images)} {split} images and {len(labels)} labels for them; the counts must be equal"
         )
     return images[:, None], labels.astype(np.int64)
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of one file, unpacked; raises ValueError for a damaged .gz."""
+    content = path.read_bytes()
+    if path.suffix != ".gz":
+        return content
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is not a whole gzip file ({error}); fetch it again") from None
 
 
 def _find(folder: Path, name: str) -> Path:

@@ -6,17 +6,19 @@ import gzip
 import math
 import re
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from scipy import stats
 from sklearn.datasets import load_digits
 
+from pipeline import prepare
 from pipeline.config import plugins, schema
 from pipeline.config.base import Block
 from pipeline.config.load import read_block
 from pipeline.core import artifacts
-from pipeline.datasets import _cut, _idx, digits, fashion_mnist, fashion_mnist_mini, gaussian
+from pipeline.datasets import _cut, _idx, digits, fashion_mnist, fashion_mnist_mini, gaussian, idx
 from pipeline.datasets._raw import Raw
 
 ROOT = Path(__file__).parents[2]
@@ -65,10 +67,122 @@ def test_the_cut_keeps_the_first_of_each_class_in_their_order(tmp_path: Path) ->
     ]
 
 
-def test_fashion_mnist_from_a_folder(tmp_path: Path) -> None:
-    raw = fashion_mnist.load(fashion_mnist.Config(folder=str(write_folder(tmp_path))))
-    assert (raw.train_images.shape, raw.test_images.shape) == ((30, 1, 28, 28), (20, 1, 28, 28))
-    assert (raw.levels, raw.classes) == (256, 10)
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+
+
+@pytest.mark.skipif(not DEBIAN.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
+@pytest.mark.parametrize("unpacked", [False, True])
+def test_fashion_mnist_from_a_folder(unpacked: bool, tmp_path: Path) -> None:
+    for file in DEBIAN.iterdir():
+        content = file.read_bytes()
+        if unpacked:
+            (tmp_path / file.stem).write_bytes(gzip.decompress(content))
+        else:
+            (tmp_path / file.name).write_bytes(content)
+    raw = fashion_mnist.load(fashion_mnist.Config(folder=str(tmp_path)))
+    assert (raw.train_images.shape, raw.test_images.shape) == ((60_000, 1, 28, 28), (10_000, 1, 28, 28))
+    assert np.bincount(raw.train_labels).tolist() == [6000] * 10
+    assert np.bincount(raw.test_labels).tolist() == [1000] * 10
+    assert (raw.levels, raw.classes, raw.class_names[9]) == (256, 10, "Ankle boot")
+    assert "FashionMNIST" in raw.source
+
+
+def write_digits(folder: Path) -> Path:
+    """scikit-learn's digits, three times as large and with a margin: 28 x 28 pixels, in MNIST's files."""
+    pixels, labels = load_digits(return_X_y=True)
+    images = np.pad(np.kron(pixels.reshape(-1, 8, 8) * 15, np.ones((1, 3, 3))), ((0, 0), (2, 2), (2, 2))).astype(np.uint8)
+    for stem, rows in (("train", slice(0, 1500)), ("t10k", slice(1500, None))):
+        _idx.write(folder / f"{stem}-images-idx3-ubyte.gz", images[rows])
+        _idx.write(folder / f"{stem}-labels-idx1-ubyte.gz", labels[rows].astype(np.uint8))
+    return folder
+
+
+@pytest.mark.parametrize("kind", [fashion_mnist, fashion_mnist_mini])
+def test_other_images_are_not_called_fashion_mnist(kind: ModuleType, tmp_path: Path) -> None:
+    name = kind.__name__.rpartition(".")[2].replace("_", "-")
+    with pytest.raises(ValueError) as refusal:
+        kind.load(kind.Config(folder=str(write_digits(tmp_path))))
+    said = str(refusal.value)
+    assert said.startswith(f"{tmp_path} holds another train-images-idx3-ubyte than {name} has (sha256 of its content ")
+    assert "data.kind: idx" in said
+    assert set(kind.CONTENT) == {file.stem for file in MINI.glob("*.gz")}
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("file", sorted(file.name for file in MINI.glob("*.gz")))
+def test_a_flipped_byte_is_refused(file: str, tmp_path: Path) -> None:
+    """One bit of one pixel, or one label: the files are still whole and well-formed, and are called by another name."""
+    for source in MINI.glob("*.gz"):
+        (tmp_path / source.name).write_bytes(source.read_bytes())
+    content = bytearray(gzip.decompress((tmp_path / file).read_bytes()))
+    content[-1] ^= 1
+    (tmp_path / file).write_bytes(gzip.compress(content))
+    with pytest.raises(ValueError, match=f"holds another {file.removesuffix('.gz')} than fashion-mnist-mini has"):
+        fashion_mnist_mini.load(fashion_mnist_mini.Config(folder=str(tmp_path)))
+
+
+def test_the_content_counts_not_its_compression(tmp_path: Path) -> None:
+    for source in MINI.glob("*.gz"):
+        (tmp_path / source.stem).write_bytes(gzip.decompress(source.read_bytes()))
+    raw = fashion_mnist_mini.load(fashion_mnist_mini.Config(folder=str(tmp_path)))
+    assert len(raw.train_images) == 10_000
+
+
+NAMES = ("nought", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+OWN = {"class_names": list(NAMES), "source": "Digits of 43 writers (UCI, CC BY 4.0), enlarged."}
+
+
+def read_own(where: Path, **changed: object) -> idx.Config:
+    return read_block(idx.Config, {"folder": str(where), **OWN, **changed}, "data.source")  # type: ignore[no-any-return]
+
+
+def test_images_of_ones_own_have_the_names_that_are_given(tmp_path: Path) -> None:
+    """Into spec.json, which is all that later stages know of the data."""
+    source = {"folder": str(write_digits(tmp_path / "raw")), **OWN}
+    made = prepare.run(schema.Data(kind="idx", source=source), tmp_path / "out")
+    assert (made.spec["kind"], made.spec["class_names"], made.spec["source"]) == ("idx", list(NAMES), OWN["source"])
+    assert made.spec["shape"] == [1, 28, 28]
+    assert made.spec["levels"] == 256
+    assert made.spec["counts"]["test"] == 297
+    pixels, labels = load_digits(return_X_y=True)
+    assert np.array_equal(made.images("test")[:, 0, 2:26:3, 2:26:3], 15 * pixels[1500:].reshape(-1, 8, 8))
+    assert np.array_equal(made.labels("test"), labels[1500:])
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"class_names": ["a", "b", "a"]}, "data.source.class_names has 'a' more than once; allowed: names that differ"),
+        ({"class_names": []}, "data.source.class_names is (); allowed: "),
+        ({"class_names": ["a", " "]}, "data.source.class_names has ' '; allowed: words"),
+        ({"class_names": [0, 1]}, "data.source.class_names.0 is 0; allowed: a valid string"),
+        ({"source": "\t"}, "data.source.source has '\\t'; allowed: words"),
+        ({"source": ""}, "data.source.source is ''; allowed: "),
+        ({"folder": ""}, "data.source.folder is ''; allowed: "),
+        ({"levels": 257}, "data.source.levels is 257; allowed: less than or equal to 256"),
+    ],
+)
+def test_what_is_said_of_ones_own_images_must_say_something(changed: dict[str, object], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError) as refusal:
+        read_own(tmp_path, **changed)
+    assert str(refusal.value).startswith(sentence)
+
+
+@pytest.mark.parametrize("missing", ["folder", "class_names", "source"])
+def test_ones_own_images_are_never_named_by_default(missing: str) -> None:
+    values = {"folder": "somewhere", **OWN}
+    del values[missing]
+    with pytest.raises(ValueError, match=rf"^data\.source\.{missing} is missing; it is required$"):
+        read_block(idx.Config, values, "data.source")
+
+
+def test_labels_and_levels_beyond_what_is_said_are_refused(tmp_path: Path) -> None:
+    write_digits(tmp_path)
+    with pytest.raises(ValueError, match=r"^data\.source\.class_names has 9 names, and .* has labels up to 9; .* so 10$"):
+        idx.load(read_own(tmp_path, class_names=NAMES[:9]))
+    with pytest.raises(ValueError, match="has a pixel of value 240; allowed: 0 to 239"):
+        idx.load(read_own(tmp_path, levels=240))
+    assert idx.load(read_own(tmp_path, levels=241)).levels == 241
 
 
 def test_fashion_mnist_needs_exactly_one_origin() -> None:
@@ -87,29 +201,27 @@ def test_a_download_goes_through_torchvision(tmp_path: Path, monkeypatch: pytest
         write_folder(Path(root) / "FashionMNIST" / "raw")
 
     monkeypatch.setattr(torchvision.datasets, "FashionMNIST", fetch)
-    raw = fashion_mnist.load(fashion_mnist.Config(download=True, cache=str(tmp_path)))
-    assert len(raw.train_images) == 30
+    wanted = fashion_mnist.Config(download=True, cache=str(tmp_path))
+    with pytest.raises(ValueError, match="holds another train-images-idx3-ubyte than fashion-mnist has"):
+        fashion_mnist.load(wanted)
+    # As if what was downloaded were the real thing.
+    monkeypatch.setattr(fashion_mnist, "CONTENT", _idx.digests(tmp_path / "FashionMNIST" / "raw"))
+    assert len(fashion_mnist.load(wanted).train_images) == 30
 
     def fail(root: str, train: bool, download: bool) -> None:
         raise RuntimeError("File not found or corrupted.")
 
     monkeypatch.setattr(torchvision.datasets, "FashionMNIST", fail)
     with pytest.raises(ValueError, match=r"could not be downloaded .*data\.source\.folder"):
-        fashion_mnist.load(fashion_mnist.Config(download=True, cache=str(tmp_path)))
-
-
-def test_a_label_beyond_the_classes_is_refused(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path)
-    file = folder / "t10k-labels-idx1-ubyte.gz"
-    file.write_bytes(gzip.compress(gzip.decompress(file.read_bytes())[:-1] + b"\x0a"))
-    with pytest.raises(ValueError, match="test split has labels from 0 to 10; allowed: 0 to 9"):
-        fashion_mnist.load(fashion_mnist.Config(folder=str(folder)))
+        fashion_mnist.load(wanted)
 
 
 def test_raw_refuses_what_does_not_agree() -> None:
     images, labels = np.full((2, 1, 2, 2), 3, np.uint8), np.zeros(2, np.int64)
     with pytest.raises(ValueError, match="pixel of value 3; allowed: 0 to 2"):
         Raw(images, labels, images, labels, 3, 1, ("one",), "")
+    with pytest.raises(ValueError, match="test split has labels from 0 to 3; allowed: 0 to 2"):
+        Raw(images, labels, images, np.array([0, 3]), 4, 3, ("one", "two", "three"), "")
     with pytest.raises(ValueError, match="must be alike"):
         Raw(images, labels, images[..., :1], labels, 4, 1, ("one",), "")
     with pytest.raises(ValueError, match="test split of the data set has no images"):
@@ -185,5 +297,7 @@ def test_every_kind_has_config_and_load(kind: str) -> None:
     module = schema.dataset_module(schema.Data(kind=kind))
     assert issubclass(module.Config, Block)
     assert callable(module.load)
+    required = {"folder": "somewhere", **OWN} if kind == "idx" else {}
     with pytest.raises(ValueError, match=r"data\.source\.foldr is not a known key"):
         read_block(module.Config, {"foldr": "x"}, "data.source")
+        read_block(module.Config, {**required, "foldr": "x"}, "data.source")
