@@ -17,7 +17,7 @@ from pipeline.config import Params
 from pipeline.reporting import depth, page
 from pipeline.reporting.conclusion import HOW
 from pipeline.reporting.findings import EXPLANATION, finding_columns
-from pipeline.reporting.sources import Source, columns, existing
+from pipeline.reporting.sources import Source, columns, existing, training_curve
 from pipeline.reporting.table import (
     MEMORISATION,
     as_html,
@@ -151,9 +151,9 @@ def _training(cfg: Params, root: Path) -> str:
     curves = {}
     for name, stage_name in trained(cfg).items():
         path = root / "reports" / "curves" / f"{name}.csv"
-        curves[name] = columns(path, stage_name, "step")
+        curves[name] = training_curve(path, stage_name)
         if not losses(curves[name]):
-            raise ValueError(f"{path} has no pair of columns <part> and valid/<part>; run: dvc repro -f {stage_name}")
+            raise ValueError(f"{path} has no quantity with both splits, train and valid; run: dvc repro -f {stage_name}")
     caption = "Loss by optimiser step. Objectives differ between families: compare the shape, not the height."
     return page.section("Training", page.figure(training_curves(curves), "training", caption))
 
