@@ -14,7 +14,7 @@ export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 
-.PHONY: demo test test-all lint environment lock storage serve clean
+.PHONY: demo test test-all lint environment lock plots-page storage serve clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
@@ -51,6 +51,9 @@ $(VENV)/.ready-cpu: requirements.lock
 
 lock:
 	$(UV) compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --group dev pyproject.toml -o requirements.lock
+
+plots-page: $(READY)  ## the page that `dvc plots` fills, with vega of the environment's version inside
+	python -m tests.support.plots_page
 
 storage: $(READY)  ## a SeaweedFS S3 server on loopback, with generated credentials and the bucket, until Ctrl-C
 	python -m pipeline.storage.server

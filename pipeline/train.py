@@ -231,13 +231,17 @@ def _note(report: Report) -> str:
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:
-    """Columns in order of appearance; a column that a row does not have stays empty."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    """One line per step, split and quantity, as `dvc plots` draws it: what is measured rarely leaves no empty cells."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("step", "split", "quantity", "value"))
     for row in rows:
-        writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()})
+        for name, value in row.items():
+            if name == "step":
+                continue
+            split = "valid" if name.startswith("valid/") else "train"
+            written = f"{value:.6g}" if isinstance(value, float) else value
+            writer.writerow((row["step"], split, name.removeprefix("valid/"), written))
     return text.getvalue()
 
 

@@ -48,9 +48,9 @@ def source(tmp_path: Path) -> Path:
     return folder
 
 
-def data(source: Path, **changed: object) -> config.Data:
+def data(source: Path, **changed: object) -> schema.Data:
     names = [str(label) for label in range(CLASSES)]
-    return config.Data(kind="idx", source={"folder": str(source), "class_names": names, "source": "Noise."}, **changed)
+    return schema.Data(kind="idx", source={"folder": str(source), "class_names": names, "source": "Noise."}, **changed)
 
 
 def positions(made: DataDirectory, split: str) -> list[int]:

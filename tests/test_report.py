@@ -198,8 +198,8 @@ def test_a_comparison_of_other_samples_is_refused(root: Path) -> None:
 
 
 def test_a_curve_without_a_loss_is_refused(root: Path) -> None:
-    (root / "reports" / "curves" / "ddpm.csv").write_text("step,model/learning_rate\n10,0.1\n")
-    with pytest.raises(ValueError, match=r"ddpm\.csv has no pair of columns"):
+    (root / "reports" / "curves" / "ddpm.csv").write_text("step,split,quantity,value\n10,train,learning_rate,0.1\n")
+    with pytest.raises(ValueError, match=r"ddpm\.csv has no quantity with both splits.*run: dvc repro -f train@ddpm"):
         page(root)
 
 

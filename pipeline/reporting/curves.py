@@ -10,7 +10,7 @@ Curve = Sequence[tuple[float, float]]
 
 
 def losses(columns: Mapping[str, Curve]) -> list[str]:
-    """Names of the parts of a loss in a training curve: the columns that are validated too, as valid/<name>."""
+    """Names of the parts of a loss in a training curve: the quantities that are validated too, as valid/<name>."""
     return [name for name in columns if f"valid/{name}" in columns]
 
 

@@ -12,7 +12,7 @@ from pipeline.reporting.conclusion import HOW
 from pipeline.reporting.findings import EXPLANATION, finding_columns
 from pipeline.reporting.page import Card, Cards, Code, Facts, Figure, Folded, Paragraph, Part, Picture, Section, Table
 from pipeline.reporting.table import MEMORISATION, bound_columns, front_columns, meaning, memorisation_columns, sample_columns
-from pipeline.store.results import Source, columns, existing
+from pipeline.store.results import Source, columns, existing, training_curve
 
 REPRODUCE = """\
 make demo                  # environment, dvc repro, this page
@@ -118,9 +118,9 @@ def training(cfg: Params, root: Path) -> Section:
     curves = {}
     for name, stage_name in trained(cfg).items():
         path = Layout(root).curve(name)
-        curves[name] = columns(path, stage_name, "step")
+        curves[name] = training_curve(path, stage_name)
         if not losses(curves[name]):
-            raise ValueError(f"{path} has no pair of columns <part> and valid/<part>; run: dvc repro -f {stage_name}")
+            raise ValueError(f"{path} has no quantity with both splits, train and valid; run: dvc repro -f {stage_name}")
     caption = "Loss by optimiser step. Objectives differ between families: compare the shape, not the height."
     return Section("Training", [Figure("training", training_curves(curves), caption)])
 

@@ -79,3 +79,32 @@ def columns(path: Path, stage: str, x: str) -> dict[str, list[tuple[float, float
             continue
     curves.pop(x, None)
     return curves
+
+
+def training_curve(path: Path, stage: str) -> dict[str, list[tuple[float, float]]]:
+    """A training curve as name -> [(step, value), ...], in the file's order; a name is <quantity>, or valid/<quantity>.
+
+    The file has one line per step, split (train or valid) and quantity. Raises ValueError if it is missing, has other
+    columns, no rows, another split, or a step or value that is not a number.
+    """
+    with existing(path, stage).open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        header = list(reader.fieldnames or [])
+        rows = list(reader)
+    if header != ["step", "split", "quantity", "value"]:
+        raise ValueError(f"{path} begins with {header}, not with step,split,quantity,value; run: dvc repro -f {stage}")
+    if not rows:
+        raise ValueError(f"{path} has no rows; run: dvc repro -f {stage}")
+    curve: dict[str, list[tuple[float, float]]] = {}
+    for line, row in enumerate(rows, start=2):
+        if row["split"] not in ("train", "valid"):
+            raise ValueError(f"{path}, line {line}: split is {row['split']!r}, not train or valid; run: dvc repro -f {stage}")
+        name = ("valid/" if row["split"] == "valid" else "") + row["quantity"]
+        try:
+            curve.setdefault(name, []).append((float(row["step"]), float(row["value"])))
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"{path}, line {line}: step is {row['step']!r} and value {row['value']!r}, which must be numbers; "
+                f"run: dvc repro -f {stage}"
+            ) from None
+    return curve

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import schema
-from pipeline.validation import batches
+from pipeline.validation import batches, site
 from pipeline.validation.rules import Rule, data_rules, sample_rules
 from pipeline.validation.table import Metadata
 
@@ -97,19 +97,11 @@ def _check(frames: Mapping[str, DataFrame], rules: Sequence[Rule], docs: Path | 
         result: Any = definition.run(batch_parameters={"dataframe": frame}, result_format=form)
         judged |= {entry.expectation_config.meta["rule"]: entry for entry in result.results}
     assert set(judged) == {rule.name for rule in rules}, set(judged)
-    if docs is not None:
-        _write_docs(context, docs)
     failures = [_sentence(rule, judged[rule.name]) for rule in rules if not judged[rule.name].success]
+    if docs is not None:
+        met = {batch: [bool(judged[rule.name].success) for rule in rules if rule.batch == batch] for batch in frames}
+        site.write(context, docs, [site.Suite(name, len(all_), sum(all_)) for name, all_ in met.items() if all_], failures)
     return Outcome(not failures, failures, [_plain(rule, judged[rule.name], frames[rule.batch]) for rule in rules])
-
-
-def _write_docs(context: Any, folder: Path) -> None:
-    store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder.resolve())}
-    index = {"class_name": "DefaultSiteIndexBuilder"}
-    context.add_data_docs_site(
-        site_name="docs", site_config={"class_name": "SiteBuilder", "site_index_builder": index, "store_backend": store}
-    )
-    context.build_data_docs(site_names=["docs"])
 
 
 def _sentence(rule: Rule, entry: Any) -> str:

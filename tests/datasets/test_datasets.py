@@ -299,5 +299,4 @@ def test_every_kind_has_config_and_load(kind: str) -> None:
     assert callable(module.load)
     required = {"folder": "somewhere", **OWN} if kind == "idx" else {}
     with pytest.raises(ValueError, match=r"data\.source\.foldr is not a known key"):
-        read_block(module.Config, {"foldr": "x"}, "data.source")
         read_block(module.Config, {**required, "foldr": "x"}, "data.source")

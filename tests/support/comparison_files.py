@@ -124,12 +124,11 @@ def write_inputs(root: Path) -> None:
     curve = [(t / 20, 10 - t, 4 * t / 20, 0.1) for t in range(1, 20)]
     _write_csv(root / "reports" / "bounds" / "vdm-wide.csv", "time,logsnr,bits_per_dim,standard_error", curve)
     for run in ("ddpm", "vdm-wide"):
-        steps = [(step, 1 / step, 0.5, 1.1 / step if step % 20 == 0 else "") for step in range(10, 200, 10)]
-        _write_csv(
-            root / "reports" / "curves" / f"{run}.csv",
-            "step,denoiser/simple,denoiser/gradient_norm,valid/denoiser/simple",
-            steps,
-        )
+        steps: list[tuple[Any, ...]] = []
+        for step in range(10, 200, 10):
+            steps += [(step, "train", "denoiser/simple", 1 / step), (step, "train", "denoiser/gradient_norm", 0.5)]
+            steps += [(step, "valid", "denoiser/simple", 1.1 / step)] if step % 20 == 0 else []
+        _write_csv(root / "reports" / "curves" / f"{run}.csv", "step,split,quantity,value", steps)
 
 
 def _write_csv(path: Path, header: str, rows: list[tuple[Any, ...]]) -> None:
