@@ -43,9 +43,9 @@ def _trainable(run: schema.Run, params: schema.Params, key: str) -> Any:
     """The family's own reading of `run.model`, once everything that can be said before training has been checked."""
     module = plugins.family(run.family)
     model = read_model(run, key)
-    for player in run.training.players:
-        if player not in module.Model.player_names:
-            raise unknown(f"{key}.training.players", player, list(module.Model.player_names))
+    for group in run.training.optimizer_groups:
+        if group not in module.Model.optimizer_group_names:
+            raise unknown(f"{key}.training.optimizer_groups", group, list(module.Model.optimizer_group_names))
     _said(f"{key}.", lambda: model.check_training(run.training))
     _said(f"{key}.model.", lambda: model.check_data(discrete=latents_of(run.data) is None))
     return model

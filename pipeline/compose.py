@@ -42,7 +42,7 @@ def run(parts: schema.Combined, paths: Paths, key: str) -> None:
         )
     ours, theirs = (read_block(schema.Run, half.config["run"], key) for half in (denoiser, generator))
     made_of_both = join(parts, ours, theirs, key)
-    player, network = ("model", "network") if theirs.family == "ddpm" else ("generator", "generator")
+    group, network = ("model", "network") if theirs.family == "ddpm" else ("generator", "generator")
     first: Any = denoiser.model
     model: Any = models.build(made_of_both, first.spec, key)
     model.denoiser.load_state_dict(first.denoiser.state_dict())
@@ -58,9 +58,9 @@ def run(parts: schema.Combined, paths: Paths, key: str) -> None:
             "precision": generator.config["precision"],
             "clipped": {
                 "denoiser": denoiser.config["clipped"]["denoiser"],
-                "generator": generator.config["clipped"][player],
+                "generator": generator.config["clipped"][group],
             },
-            "valid": _valid(denoiser.config, "denoiser", "denoiser") | _valid(generator.config, player, "generator"),
+            "valid": _valid(denoiser.config, "denoiser", "denoiser") | _valid(generator.config, group, "generator"),
             "denoiser": {"run": parts.denoiser, "weights": denoiser.hash},
             "generator": {"run": parts.generator, "weights": generator.hash},
         },
@@ -68,9 +68,9 @@ def run(parts: schema.Combined, paths: Paths, key: str) -> None:
     print(f"{key}: {model.schedule.steps} steps, of which the first is the denoiser's", flush=True)
 
 
-def _valid(described: Mapping[str, Any], player: str, name: str) -> dict[str, float]:
-    """A player's validation losses under the name that it has here."""
-    prefix = f"valid/{player}/"
+def _valid(described: Mapping[str, Any], group: str, name: str) -> dict[str, float]:
+    """A group's validation losses under the name that it has here."""
+    prefix = f"valid/{group}/"
     return {
         f"valid/{name}/{part.removeprefix(prefix)}": value
         for part, value in described["valid"].items()

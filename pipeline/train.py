@@ -218,11 +218,11 @@ def _row(window: list[Report], state: State) -> dict[str, Any]:
     """One line of the training curve: means over the steps since the line before; counts and rates are the last step's."""
     mean = {name: sum(report.parts[name] for report in window) / len(window) for name in window[0].parts}
     norms = {
-        f"{player}/gradient_norm": sum(report.gradient_norm[player] for report in window) / len(window)
-        for player in window[0].gradient_norm
+        f"{group}/gradient_norm": sum(report.gradient_norm[group] for report in window) / len(window)
+        for group in window[0].gradient_norm
     }
-    clipped = {f"{player}/clipped": count for player, count in state.clipped.items()}
-    rates = {f"{player}/learning_rate": rate for player, rate in window[-1].learning_rate.items()}
+    clipped = {f"{group}/clipped": count for group, count in state.clipped.items()}
+    rates = {f"{group}/learning_rate": rate for group, rate in window[-1].learning_rate.items()}
     return {"step": window[-1].step, **mean, **norms, **clipped, **rates}
 
 

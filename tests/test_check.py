@@ -1,4 +1,4 @@
-"""What does not go together is refused before any stage works: samplers, runs, codecs, guidance, players."""
+"""What does not go together is refused before any stage works: samplers, runs, codecs, guidance, optimizer_groups."""
 
 from __future__ import annotations
 
@@ -87,12 +87,12 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
     "unknown extractor of a loss": (
         "codecs.kl.extractor", "vgg", ["codecs.kl.extractor is 'vgg'", "allowed: convnet"],
     ),
-    "unknown player": (
-        "runs.ddgan.training.players", {"critic": {"learning_rate": 0.1}},
-        ["runs.ddgan.training.players is 'critic'", "allowed: discriminator, generator"],
+    "unknown group": (
+        "runs.ddgan.training.optimizer_groups", {"critic": {"learning_rate": 0.1}},
+        ["runs.ddgan.training.optimizer_groups is 'critic'", "allowed: discriminator, generator"],
     ),
-    "player of a single player's family": (
-        "runs.vdm.training.players", {"discriminator": {}}, ["runs.vdm.training.players is 'discriminator'", "allowed: model"],
+    "group of a single group's family": (
+        "runs.vdm.training.optimizer_groups", {"discriminator": {}}, ["runs.vdm.training.optimizer_groups is 'discriminator'", "allowed: model"],
     ),
     "batch that minibatch deviation cannot divide": (
         "runs.ddgan.training.batch", 30, ["runs.ddgan.training.batch is 30", "multiples of 4"],

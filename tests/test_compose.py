@@ -81,8 +81,8 @@ def train(folder: Path, name: str, data: str = "a" * 64) -> models.Saved:
             "run": block.model_dump(mode="json"),
             "data": {"shape": list(SPEC.shape), "levels": SPEC.levels, "classes": SPEC.classes, "hash": data},
             "parameters": 1, "code": "c", "precision": "float32",
-            "clipped": {player: 3 + len(player) for player in model.players()},
-            "valid": {f"valid/{player}/simple": 0.5 for player in model.players()},
+            "clipped": {group: 3 + len(group) for group in model.optimizer_groups()},
+            "valid": {f"valid/{group}/simple": 0.5 for group in model.optimizer_groups()},
         },
     )  # fmt: skip
     return models.load(out)

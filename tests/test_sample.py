@@ -175,10 +175,10 @@ class Broken(Trainable, Generative):
         self.schedule = LinearLogSNR(kind="linear-logsnr").build()
         self.bright = nn.Parameter(torch.tensor(2.0))
 
-    def players(self) -> Mapping[str, nn.Module]:
+    def optimizer_groups(self) -> Mapping[str, nn.Module]:
         return {}
 
-    def loss(self, player: str, batch: Batch, step: int, rng: Random) -> Loss:
+    def loss(self, group: str, batch: Batch, step: int, rng: Random) -> Loss:
         raise NotImplementedError
 
     def reverse(self, z_t: Tensor, s: Tensor, t: Tensor, y: Tensor | None, rng: Random, clip: float | None = None) -> Reverse:

@@ -50,17 +50,17 @@ class Validate(Block):
     samples: SampleLimits
 
 
-class Player(Block):
-    """What one player's optimiser has of its own; null or left out: as the training block says."""
+class OptimizerGroup(Block):
+    """What one group's optimizer has of its own; null or left out: as the training block says."""
 
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     clip_norm: Annotated[float, Field(gt=0)] | None = None
 
 
 class Training(Block):
-    """How the one training loop runs. Steps are optimiser steps; `ema_fraction` is the EMA horizon over the steps so far.
+    """How the one training loop runs. Steps are optimizer steps; `ema_fraction` is the EMA horizon over the steps so far.
 
-    `players`: settings of single players; `patience`: steps on end with the same symptom that end a training.
+    `optimizer_groups`: settings of single optimizer_groups; `patience`: steps on end with the same symptom that end a training.
     """
 
     steps: Positive
@@ -78,7 +78,7 @@ class Training(Block):
     valid_images: Positive
     checkpoint_every: Positive
     precision: Literal["auto", "bf16", "float32"]
-    players: dict[str, Player] = Field(default_factory=dict)
+    optimizer_groups: dict[str, OptimizerGroup] = Field(default_factory=dict)
     patience: Positive
 
     @model_validator(mode="after")

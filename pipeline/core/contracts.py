@@ -43,7 +43,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Loss:
-    """total: (B,), what the player minimises, per example; parts: name -> (B,), logged as player/name."""
+    """total: (B,), what the group minimises, per example; parts: name -> (B,), logged as group/name."""
 
     total: Tensor
     parts: Mapping[str, Tensor]
@@ -67,19 +67,19 @@ class Random(ABC):
 class Trainable(nn.Module, ABC):
     """Something that the one training loop can train."""
 
-    # Names that `players` may have, whatever the configuration: what training.players may speak of.
-    player_names: ClassVar[tuple[str, ...]] = ("model",)
+    # Names that `optimizer_groups` may have, whatever the configuration: what training.optimizer_groups may speak of.
+    optimizer_group_names: ClassVar[tuple[str, ...]] = ("model",)
 
     @abstractmethod
-    def players(self) -> Mapping[str, nn.Module]:
-        """Name -> what that optimiser owns, in the order of the updates."""
+    def optimizer_groups(self) -> Mapping[str, nn.Module]:
+        """Name -> what that optimizer owns, in the order of the updates."""
 
     @abstractmethod
-    def loss(self, player: str, batch: Batch, step: int, rng: Random) -> Loss:
-        """What `player` minimises, per example."""
+    def loss(self, group: str, batch: Batch, step: int, rng: Random) -> Loss:
+        """What `group` minimises, per example."""
 
     def ailing(self, parts: Mapping[str, float]) -> str | None:
-        """What is wrong with a training whose last step had these parts (player/name -> mean over the batch), or None.
+        """What is wrong with a training whose last step had these parts (group/name -> mean over the batch), or None.
 
         One bad step is nothing; the loop ends a training that says the same for `training.patience` steps on end.
         """

@@ -121,7 +121,7 @@ def training(cfg: Params, root: Path) -> Section:
         curves[name] = training_curve(path, stage_name)
         if not losses(curves[name]):
             raise ValueError(f"{path} has no quantity with both splits, train and valid; run: dvc repro -f {stage_name}")
-    caption = "Loss by optimiser step. Objectives differ between families: compare the shape, not the height."
+    caption = "Loss by optimizer step. Objectives differ between families: compare the shape, not the height."
     return Section("Training", [Figure("training", training_curves(curves), caption)])
 
 

@@ -1,4 +1,4 @@
-"""The one training loop: every family, any number of players, one optimiser each."""
+"""The one training loop: every family, any number of optimizer_groups, one optimizer each."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class TrainingFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Report:
-    """After optimiser and average have moved: step counts from 1; `parts` are means over the batch, named player/part.
+    """After optimizer and average have moved: step counts from 1; `parts` are means over the batch, named group/part.
 
-    gradient_norm, learning_rate: by player, the norm before clipping.
+    gradient_norm, learning_rate: by group, the norm before clipping.
     """
 
     step: int
@@ -38,31 +38,31 @@ class Report:
 
 
 class State:
-    """All that training changes: weights, optimisers, average, step, counters. Randomness is keyed, so none is stored."""
+    """All that training changes: weights, optimizers, average, step, counters. Randomness is keyed, so none is stored."""
 
     def __init__(self, model: Trainable, settings: schema.Training) -> None:
         self.model, self.step = model, 0
         self.average = ema.Average(model)
-        self.clipped = dict.fromkeys(model.players(), 0)
+        self.clipped = dict.fromkeys(model.optimizer_groups(), 0)
         self.ailing: tuple[str, int] | None = None  # a symptom, and for how many steps on end
         on_gpu = any(parameter.is_cuda for parameter in model.parameters())
-        self.optimisers = {
-            player: torch.optim.AdamW(
+        self.optimizers = {
+            group: torch.optim.AdamW(
                 parameter_groups(owned, settings.weight_decay),
-                lr=base_rate(player, settings),
+                lr=base_rate(group, settings),
                 betas=settings.betas,
                 fused=True if not on_gpu or torch.cuda.is_available() else None,
             )
-            for player, owned in model.players().items()
+            for group, owned in model.optimizer_groups().items()
         }
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything as named tensors, for a checkpoint."""
         named = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         named |= {f"average.{name}": value for name, value in self.average.state().items()}
-        for player, optimiser in self.optimisers.items():
-            for index, state in optimiser.state_dict()["state"].items():
-                named |= {f"optimiser.{player}.{index}.{name}": value for name, value in state.items()}
+        for group, optimizer in self.optimizers.items():
+            for index, state in optimizer.state_dict()["state"].items():
+                named |= {f"optimizer.{group}.{index}.{name}": value for name, value in state.items()}
         return named
 
     def record(self) -> dict[str, Any]:
@@ -77,14 +77,14 @@ class State:
 
         self.model.load_state_dict(under("model."))
         self.average.load(under("average."))
-        for player, optimiser in self.optimisers.items():
+        for group, optimizer in self.optimizers.items():
             held: dict[int, dict[str, Tensor]] = {}
-            for name, value in under(f"optimiser.{player}.").items():
+            for name, value in under(f"optimizer.{group}.").items():
                 index, field = name.split(".", 1)
                 held.setdefault(int(index), {})[field] = value
-            optimiser.load_state_dict({"state": held, "param_groups": optimiser.state_dict()["param_groups"]})
+            optimizer.load_state_dict({"state": held, "param_groups": optimizer.state_dict()["param_groups"]})
             # A checkpoint has no strides, and the fused step takes it for granted that weights and moments lie alike in memory.
-            for parameter, moments in optimiser.state.items():
+            for parameter, moments in optimizer.state.items():
                 for name, value in moments.items():
                     if value.shape == parameter.shape:
                         moments[name] = torch.empty_like(parameter).copy_(value)
@@ -101,15 +101,15 @@ def parameter_groups(owned: nn.Module, weight_decay: float) -> list[dict[str, ob
     return [*groups, {"params": plain, "weight_decay": 0.0}] if plain else groups
 
 
-def base_rate(player: str, settings: schema.Training) -> float:
-    """The learning rate that `player` has between warm-up and decay."""
-    own = settings.players.get(player)
+def base_rate(group: str, settings: schema.Training) -> float:
+    """The learning rate that `group` has between warm-up and decay."""
+    own = settings.optimizer_groups.get(group)
     return settings.learning_rate if own is None or own.learning_rate is None else own.learning_rate
 
 
-def clip_norm(player: str, settings: schema.Training) -> float | None:
-    """The norm that the gradient of `player` is clipped to; None: it is not."""
-    own = settings.players.get(player)
+def clip_norm(group: str, settings: schema.Training) -> float | None:
+    """The norm that the gradient of `group` is clipped to; None: it is not."""
+    own = settings.optimizer_groups.get(group)
     return settings.clip_norm if own is None or own.clip_norm is None else own.clip_norm
 
 
@@ -123,7 +123,7 @@ def rate_factor(step: int, settings: schema.Training) -> float:
 
 @contextlib.contextmanager
 def only(model: nn.Module, owned: nn.Module) -> Iterator[None]:
-    """Within it only the parameters of `owned` require gradients: what a player plays against costs no backward pass."""
+    """Within it only the parameters of `owned` require gradients: what a group plays against costs no backward pass."""
     mine = set(owned.parameters())
     others = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter not in mine]
     for parameter in others:
@@ -151,27 +151,27 @@ def fit(data: Split, state: State, settings: schema.Training, seed: int, where: 
         parts: dict[str, float] = {}
         norms: dict[str, float] = {}
         rates: dict[str, float] = {}
-        for player, owned in model.players().items():
-            optimiser = state.optimisers[player]
-            rates[player] = factor * base_rate(player, settings)
-            for group in optimiser.param_groups:
-                group["lr"] = rates[player]
-            torch.manual_seed(key(seed, step, player, "dropout"))  # layers draw from the global generator
-            limit = clip_norm(player, settings)
+        for group, owned in model.optimizer_groups().items():
+            optimizer = state.optimizers[group]
+            rates[group] = factor * base_rate(group, settings)
+            for parameters in optimizer.param_groups:
+                parameters["lr"] = rates[group]
+            torch.manual_seed(key(seed, step, group, "dropout"))  # layers draw from the global generator
+            limit = clip_norm(group, settings)
             with only(model, owned):
                 with device.autocast(cast, where):
-                    loss = model.loss(player, batch, step, KeyedRandom(seed, step, where))
-                optimiser.zero_grad(set_to_none=True)
+                    loss = model.loss(group, batch, step, KeyedRandom(seed, step, where))
+                optimizer.zero_grad(set_to_none=True)
                 loss.total.mean().backward()  # type: ignore[no-untyped-call]
             norm = float(nn.utils.clip_grad_norm_(owned.parameters(), limit or math.inf))
             if not math.isfinite(norm):
                 raise TrainingFailed(
-                    f"the gradient of {player} is not finite at step {step}; try a lower training.learning_rate"
+                    f"the gradient of {group} is not finite at step {step}; try a lower training.learning_rate"
                 )
-            state.clipped[player] += limit is not None and norm > limit
-            optimiser.step()
-            norms[player] = norm
-            parts |= {f"{player}/{name}": float(value.detach().mean()) for name, value in loss.parts.items()}
+            state.clipped[group] += limit is not None and norm > limit
+            optimizer.step()
+            norms[group] = norm
+            parts |= {f"{group}/{name}": float(value.detach().mean()) for name, value in loss.parts.items()}
         state.average.update(model, ema.decay(step, settings.ema_fraction, settings.ema_longest))
         state.step = step
         symptom = model.ailing(parts)
@@ -195,11 +195,11 @@ def validate(data: Split, state: State, settings: schema.Training, seed: int, wh
         for first in range(0, count, settings.batch):
             rows = np.arange(first, min(first + settings.batch, count))
             batch = data.rows(rows, where)
-            for player in model.players():
+            for group in model.optimizer_groups():
                 with device.autocast(cast, where):
-                    loss = model.loss(player, batch, first, KeyedRandom(seed, first, where))
+                    loss = model.loss(group, batch, first, KeyedRandom(seed, first, where))
                 for name, value in loss.parts.items():
-                    sums[f"{player}/{name}"] = sums.get(f"{player}/{name}", 0.0) + float(value.double().sum())
+                    sums[f"{group}/{name}"] = sums.get(f"{group}/{name}", 0.0) + float(value.double().sum())
     finally:
         model.train()
         state.average.swap(model)

@@ -113,13 +113,13 @@ def test_training_moves_the_end_points_to_a_better_bound(schedule):
     x = torch.tensor(code_grid(32, 0.1, 0.2, 256)).reshape(1, 1, 4, 8).expand(8, 1, 4, 8)
     batch = Batch(x.contiguous(), torch.zeros(8, dtype=torch.int64))
     probe = model.schedule.input(torch.tensor([-5.0, 1.0]).double())
-    optimiser = torch.optim.Adam([value for value in model.parameters() if value.requires_grad], lr=0.1)
+    optimizer = torch.optim.Adam([value for value in model.parameters() if value.requires_grad], lr=0.1)
     totals = []
     for step in range(80):
         loss = model.loss("model", batch, step, KeyedRandom(0, step)).total.mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         totals.append(float(loss.detach()))
     low, high = (float(end[0].detach()) for end in model.schedule.ends(1, torch.device("cpu")))
     assert low < -3

@@ -96,13 +96,13 @@ def test_descending_on_it_lowers_the_variance_and_not_the_mean():
     fine = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
     with torch.no_grad():
         before = draw(fine)
-    optimiser = torch.optim.Adam([parameter for parameter in built.parameters() if parameter.requires_grad], lr=0.02)
+    optimizer = torch.optim.Adam([parameter for parameter in built.parameters() if parameter.requires_grad], lr=0.02)
     for step in range(150):
         values = draw(torch.remainder(T + 0.618 * step, 1))
         built.minimise_variance(values)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         values.mean().backward()
-        optimiser.step()
+        optimizer.step()
     with torch.no_grad():
         after = draw(fine)
     assert float(after.mean()) == pytest.approx(float(before.mean()), rel=1e-3)

@@ -67,8 +67,8 @@ def batch(count: int = 4, seed: int = 0) -> Batch:
     return Batch(torch.rand(count, *SPEC.shape, generator=generator) * 2 - 1, torch.arange(count) % 10)
 
 
-def loss(made: Model, data: Batch, player: str = "autoencoder", step: int = 1) -> Loss:
-    return made.loss(player, data, step, KeyedRandom(0, step))
+def loss(made: Model, data: Batch, group: str = "autoencoder", step: int = 1) -> Loss:
+    return made.loss(group, data, step, KeyedRandom(0, step))
 
 
 def drawn(made: Model, data: Batch, step: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -232,8 +232,8 @@ def test_validation_needs_no_gradients_and_leaves_the_adversarial_term_out() -> 
 
 
 def test_players() -> None:
-    assert list(model().players()) == ["autoencoder"]
-    assert list(model(KL(discriminator=ADVERSARY)).players()) == ["autoencoder", "discriminator"]
+    assert list(model().optimizer_groups()) == ["autoencoder"]
+    assert list(model(KL(discriminator=ADVERSARY)).optimizer_groups()) == ["autoencoder", "discriminator"]
 
 
 def test_ailing() -> None:

@@ -31,7 +31,7 @@ def distinct(params):
 BLOCKS = distinct(PARAMS)
 SPEC = DataSpec((1, 16, 16), 256, 10)
 COUNT = 3
-# Where players share out the rows of a batch, some of them have none of a small one.
+# Where optimizer_groups share out the rows of a batch, some of them have none of a small one.
 MANY = 32
 MODELS = {key: plugins.family(run.family).Model for key, run in BLOCKS.items()}
 LABELLED = [key for key, run in BLOCKS.items() if "label_dropout" in plugins.family(run.family).Config.model_fields]
@@ -52,7 +52,7 @@ def build(key):
 
 
 def count(model):
-    return COUNT if len(model.players()) == 1 else MANY
+    return COUNT if len(model.optimizer_groups()) == 1 else MANY
 
 
 def stirred(key):
@@ -72,7 +72,7 @@ def batch(seed=0, count=COUNT):
 
 def losses(model, data, step=1):
     torch.manual_seed(5)  # dropout draws from the global generator, as in training
-    return {player: model.loss(player, data, step, KeyedRandom(0, step)) for player in model.players()}
+    return {group: model.loss(group, data, step, KeyedRandom(0, step)) for group in model.optimizer_groups()}
 
 
 @pytest.mark.parametrize("family", plugins.names("families"))
@@ -145,56 +145,61 @@ def test_a_loss_that_needs_levels_is_not_built_on_latents(family, model, sentenc
 @every
 def test_every_trained_parameter_has_an_owner(key):
     model = build(key)
-    owned = [parameter for module in model.players().values() for parameter in module.parameters() if parameter.requires_grad]
+    owned = [
+        parameter
+        for module in model.optimizer_groups().values()
+        for parameter in module.parameters()
+        if parameter.requires_grad
+    ]
     assert owned
-    assert len(set(owned)) == len(owned), "two players own the same parameter"
+    assert len(set(owned)) == len(owned), "two optimizer_groups own the same parameter"
     assert set(owned) == {parameter for parameter in model.parameters() if parameter.requires_grad}
-    assert set(model.players()) <= set(type(model).player_names)
+    assert set(model.optimizer_groups()) <= set(type(model).optimizer_group_names)
 
 
 @every
 @pytest.mark.parametrize("training", [True, False])
 def test_losses_are_per_example_and_finite(key, training):
     model = build(key).train(training)
-    for player, loss in losses(model, batch(count=count(model))).items():
+    for group, loss in losses(model, batch(count=count(model))).items():
         for name, values in {"total": loss.total, **loss.parts}.items():
-            assert values.shape == (count(model),), (player, name)
-            assert bool(values.isfinite().all()), (player, name)
-            assert bool(values.is_floating_point()), (player, name)
-        assert loss.parts, player
+            assert values.shape == (count(model),), (group, name)
+            assert bool(values.isfinite().all()), (group, name)
+            assert bool(values.is_floating_point()), (group, name)
+        assert loss.parts, group
 
 
 @every
 def test_an_untrained_loss_is_of_a_size_to_train_on(key):
     """Squared errors of about 1, tens of bits/dim at most, ln 10 for ten classes: not thousands, and not solved already.
 
-    Players that share out the rows of a batch have zeros in some, and small weights in what is drawn often.
+    OptimizerGroups that share out the rows of a batch have zeros in some, and small weights in what is drawn often.
     """
     model = build(key).eval()
-    least = 0.01 if len(model.players()) == 1 else 1e-4
-    for player, loss in losses(model, batch(count=count(model))).items():
-        assert least < float(loss.total.detach().mean()) < 100, player
+    least = 0.01 if len(model.optimizer_groups()) == 1 else 1e-4
+    for group, loss in losses(model, batch(count=count(model))).items():
+        assert least < float(loss.total.detach().mean()) < 100, group
 
 
 @every
 def test_gradients_reach_every_parameter_of_a_player(key):
     model = stirred(key).train()
-    for player, owned in model.players().items():
+    for group, owned in model.optimizer_groups().items():
         model.zero_grad(set_to_none=True)
-        losses(model, batch(count=count(model)))[player].total.mean().backward()
+        losses(model, batch(count=count(model)))[group].total.mean().backward()
         for name, parameter in owned.named_parameters():
             if parameter.requires_grad:
-                assert parameter.grad is not None, (player, name)
-                assert bool(parameter.grad.isfinite().all()), (player, name)
-                assert float(parameter.grad.abs().max()) > 0, (player, name)
+                assert parameter.grad is not None, (group, name)
+                assert bool(parameter.grad.isfinite().all()), (group, name)
+                assert float(parameter.grad.abs().max()) > 0, (group, name)
 
 
 @every
 def test_the_same_key_gives_the_same_loss(key):
     """And another step another one, in training, where every loss has something random."""
     data = batch(count=count(build(key)))
-    for player in build(key).players():
-        first, again, other = (losses(stirred(key).train(), data, step)[player].total.detach() for step in (1, 1, 2))
+    for group in build(key).optimizer_groups():
+        first, again, other = (losses(stirred(key).train(), data, step)[group].total.detach() for step in (1, 1, 2))
         assert first.equal(again)
         assert not first.equal(other)
 
@@ -207,10 +212,10 @@ def test_images_of_a_batch_do_not_touch_each_other(key):
     data, others = batch(count=count(model)), batch(1, count(model))
     x, y = others.x.clone(), others.y.clone()
     x[:half], y[:half] = data.x[:half], data.y[:half]
-    for player in model.players():
+    for group in model.optimizer_groups():
         with torch.no_grad():
-            step = next(step for step in range(1, 50) if bool((losses(model, data, step)[player].total[:half] != 0).any()))
-            before, after, changed = (losses(model, b, step)[player].total[:half] for b in (data, Batch(x, y), others))
+            step = next(step for step in range(1, 50) if bool((losses(model, data, step)[group].total[:half] != 0).any()))
+            before, after, changed = (losses(model, b, step)[group].total[:half] for b in (data, Batch(x, y), others))
         torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
         assert bool(((changed - before).abs() > 1e-4 * before.abs()).any())
 
@@ -223,9 +228,9 @@ def test_weights_survive_a_file(key, tmp_path):
     fresh.eval()
     with torch.no_grad():
         data = batch(count=count(model))
-        for player, loss in losses(model, data).items():
-            assert losses(fresh, data)[player].total.equal(loss.total)
-            assert not losses(build(key).eval(), data)[player].total.equal(loss.total)
+        for group, loss in losses(model, data).items():
+            assert losses(fresh, data)[group].total.equal(loss.total)
+            assert not losses(build(key).eval(), data)[group].total.equal(loss.total)
 
 
 def steps_of(model):
@@ -316,8 +321,8 @@ def test_generative_on_latents(key):
         block["kind"] = "non-trainable"
     model = models.build(run.model_copy(update={"model": block}), LATENTS, key).train()
     x = 2 * torch.randn(MANY, *LATENTS.shape, generator=torch.Generator().manual_seed(1))
-    for player, owned in model.players().items():
-        loss = losses(model, Batch(x, torch.arange(MANY) % 10))[player].total
+    for group, owned in model.optimizer_groups().items():
+        loss = losses(model, Batch(x, torch.arange(MANY) % 10))[group].total
         loss.mean().backward()
         gradients = [parameter.grad for parameter in owned.parameters() if parameter.grad is not None]
         assert gradients

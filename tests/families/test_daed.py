@@ -37,10 +37,10 @@ def build(spec=SPEC, **values):
 def exact(spec=SPEC, **values):
     """With the exact denoiser of Gaussian data in both places."""
     built = build(spec, **values).eval()
-    for player in PLAYERS:
-        setattr(built, player, GaussianDenoiser(built.config.prediction, built.schedule, MEAN, STD))
-        # A parameter that says nothing, as a player without one has nothing to train.
-        getattr(built, player).nothing = torch.nn.Parameter(torch.zeros(1))
+    for group in PLAYERS:
+        setattr(built, group, GaussianDenoiser(built.config.prediction, built.schedule, MEAN, STD))
+        # A parameter that says nothing, as a group without one has nothing to train.
+        getattr(built, group).nothing = torch.nn.Parameter(torch.zeros(1))
     return built
 
 
@@ -68,10 +68,10 @@ def merged_betas():
 
 def watch(built):
     """Levels that each network is told, in the order of calls."""
-    seen = {player: [] for player in PLAYERS}
-    for player in PLAYERS:
-        getattr(built, player).register_forward_pre_hook(
-            lambda module, arguments, player=player: seen[player].append(arguments[1].tolist())
+    seen = {group: [] for group in PLAYERS}
+    for group in PLAYERS:
+        getattr(built, group).register_forward_pre_hook(
+            lambda module, arguments, group=group: seen[group].append(arguments[1].tolist())
         )
     return seen
 
@@ -102,11 +102,11 @@ def test_both_losses_are_the_mean_of_every_rows_own(sampling, weights):
             said = network(z, built.schedule.input(gamma))
         error = said - target(prediction, data.x[one], noise[one], gamma)
         expected.append(float((error**2).mean()) * (1 / (len(b) * p[i]) if weights else 1))
-    losses = {player: built.loss(player, data, 1, rng) for player in PLAYERS}
-    for player, own in (("denoiser", index == 0), ("generator", index > 0)):
-        np.testing.assert_allclose(losses[player].total.detach(), np.where(own, expected, 0), rtol=1e-4)
-        assert set(losses[player].parts) == {"simple"}
-        assert losses[player].parts["simple"].equal(losses[player].total)
+    losses = {group: built.loss(group, data, 1, rng) for group in PLAYERS}
+    for group, own in (("denoiser", index == 0), ("generator", index > 0)):
+        np.testing.assert_allclose(losses[group].total.detach(), np.where(own, expected, 0), rtol=1e-4)
+        assert set(losses[group].parts) == {"simple"}
+        assert losses[group].parts["simple"].equal(losses[group].total)
 
 
 @pytest.mark.parametrize("sampling", ["uniform", "code", "paper"])
@@ -119,7 +119,7 @@ def test_importance_weights_keep_the_expected_loss(sampling):
     p = {"uniform": np.ones(len(b)), "code": np.array([b[0] * len(b), *np.ones(len(b) - 1)]), "paper": b}[sampling]
     for weights, expected in ((True, losses.mean()), (False, p @ losses / p.sum())):
         built = exact(time_sampling=sampling, importance_weights=weights)
-        found = [built.loss(player, images(x, count, side), 1, GridRandom()).total.detach().mean() for player in PLAYERS]
+        found = [built.loss(group, images(x, count, side), 1, GridRandom()).total.detach().mean() for group in PLAYERS]
         assert float(sum(found)) == pytest.approx(expected, rel=3e-3)
         assert float(found[0]) == pytest.approx((losses[0] / len(b)) if weights else p[0] * losses[0] / p.sum(), rel=3e-2)
     assert (abs(expected / losses.mean() - 1) > 0.1) == (sampling != "uniform")
@@ -132,15 +132,15 @@ def test_the_denoiser_sees_the_first_step_alone_and_the_generator_all_others(sam
     built = stirred(time_sampling=sampling).train(training)
     seen, count = watch(built), 96
     level_1, others = (built.schedule.input(built.schedule.table[part]) for part in (slice(1, 2), slice(2, None)))
-    for player in PLAYERS:
-        built.loss(player, batch(count), 1, KeyedRandom(0, 1))
+    for group in PLAYERS:
+        built.loss(group, batch(count), 1, KeyedRandom(0, 1))
     assert len(flat(seen["denoiser"])) + len(flat(seen["generator"])) == count
     with torch.no_grad():
         built.ends(batch(4), RowRandom(0, range(4), 1))
         assert len(seen["denoiser"][-1]) == 4
         built.diffusion(batch(4), torch.tensor([0.0, 0.3, 0.7, 0.999]), RowRandom(0, range(4), 1))
         for steps, sampler in ((2, DDIM(kind="ddim")), (5, Ancestral(kind="ancestral", spacing="trailing"))):
-            calls = {player: len(seen[player]) for player in PLAYERS}
+            calls = {group: len(seen[group]) for group in PLAYERS}
             list(trajectory(built, sampler, (3, *SMALL.shape), steps, partial(RowRandom, 0, range(3))))
             assert len(seen["denoiser"]) == calls["denoiser"] + 1
             assert len(seen["generator"]) == calls["generator"] + steps - 1
@@ -164,10 +164,10 @@ def test_a_batch_without_a_row_of_a_player_has_a_gradient_of_zeros():
 @pytest.mark.parametrize("objective", ["simple", "vlb"])
 def test_gradients_reach_every_parameter_of_a_player_and_none_of_the_other(objective):
     built = stirred(objective=objective, variance="learned" if objective == "vlb" else "small", labels=True).train()
-    for player, other in (PLAYERS, PLAYERS[::-1]):
+    for group, other in (PLAYERS, PLAYERS[::-1]):
         built.zero_grad(set_to_none=True)
-        built.loss(player, batch(96), 1, KeyedRandom(0, 1)).total.mean().backward()
-        assert all(float(parameter.grad.abs().max()) > 0 for parameter in getattr(built, player).parameters())
+        built.loss(group, batch(96), 1, KeyedRandom(0, 1)).total.mean().backward()
+        assert all(float(parameter.grad.abs().max()) > 0 for parameter in getattr(built, group).parameters())
         assert all(parameter.grad is None for parameter in getattr(built, other).parameters())
 
 
@@ -175,7 +175,7 @@ def test_gradients_reach_every_parameter_of_a_player_and_none_of_the_other(objec
 def test_a_part_alone(part):
     """It is trained on its own steps, evenly weighted among themselves, and samples nothing."""
     built, b, side = stirred(parts=part), merged_betas(), 8
-    assert list(built.players()) == [part]
+    assert list(built.optimizer_groups()) == [part]
     assert {name.split(".")[0] for name in built.state_dict()} == {part, "schedule"}
     x, alpha_bar = code_grid(side, MEAN, STD, LEVELS), np.cumprod(1 - b)
     setattr(built, part, GaussianDenoiser("v", built.schedule, MEAN, STD))
@@ -272,8 +272,8 @@ def test_the_objective_vlb_is_the_bound_without_its_prior_term(sampling):
     b, side, count = merged_betas(), 8, 6000
     x = code_grid(side, MEAN, STD, LEVELS)
     built = exact(SMALL, objective="vlb", variance="large", time_sampling=sampling)
-    losses = {player: built.loss(player, images(x, count, side), 1, GridRandom()) for player in PLAYERS}
-    found = {player: float(loss.total.detach().mean()) for player, loss in losses.items()}
+    losses = {group: built.loss(group, images(x, count, side), 1, GridRandom()) for group in PLAYERS}
+    found = {group: float(loss.total.detach().mean()) for group, loss in losses.items()}
     diffusion = expected_bound(b, "large", x, noise_grid(side))[2].sum()
     assert found["denoiser"] == pytest.approx(decoder_bits(b, x, noise_grid(side)), rel=3e-2)
     assert found["generator"] == pytest.approx(diffusion, rel=1e-2)

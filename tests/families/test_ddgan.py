@@ -116,8 +116,8 @@ def test_fakes_come_from_the_posterior():
 def test_players_draw_their_own_numbers():
     made = model()
     made.discriminator = critic = Recorded(0.1)
-    for player in made.players():
-        made.loss(player, batch(), 1, KeyedRandom(0, 1))
+    for group in made.optimizer_groups():
+        made.loss(group, batch(), 1, KeyedRandom(0, 1))
     (_, z_t, time), _, (_, other_z_t, other_time) = critic.shown
     assert not z_t.equal(other_z_t)
     assert not time.equal(other_time)
@@ -186,8 +186,8 @@ def test_labels_reach_both_networks():
     made = model(labels=True, size=0.05).eval().requires_grad_(False)
     data = batch()
     swapped = Batch(data.x, (data.y + 1) % 3)
-    for player in made.players():
-        one, other = (made.loss(player, b, 1, KeyedRandom(0, 1)).total for b in (data, swapped))
+    for group in made.optimizer_groups():
+        one, other = (made.loss(group, b, 1, KeyedRandom(0, 1)).total for b in (data, swapped))
         assert float((one - other).abs().max()) > 1e-3
     z_t, s, t = torch.randn(3, 1, 8, 8), torch.zeros(3), torch.full((3,), 0.25)
     first, other = (
@@ -201,8 +201,8 @@ def test_labels_reach_both_networks():
 def test_validation_takes_batches_of_any_size(count):
     made = model().eval()
     with torch.no_grad():
-        for player in made.players():
-            loss = made.loss(player, batch(count), 15, KeyedRandom(0, 15))
+        for group in made.optimizer_groups():
+            loss = made.loss(group, batch(count), 15, KeyedRandom(0, 15))
             for values in (loss.total, *loss.parts.values()):
                 assert values.shape == (count,)
                 assert bool(values.isfinite().all())
@@ -230,7 +230,7 @@ def test_ailing():
     collapsed = made.ailing({**well, "generator/deviation": 0.02})
     assert collapsed.startswith("the generator has collapsed, as its images differ by less than 5%")
     assert set(well) == {
-        f"{player}/{name}" for player in made.players() for name in made.loss(player, batch(), 1, KeyedRandom(0, 1)).parts
+        f"{group}/{name}" for group in made.optimizer_groups() for name in made.loss(group, batch(), 1, KeyedRandom(0, 1)).parts
     }
 
 
@@ -275,18 +275,19 @@ def test_a_toy_shows_both_modes_in_their_proportion():
         discriminator={"widths": (16, 32), "embedding": 8},
     )
     rates = {"discriminator": 5e-4, "generator": 5e-4}
-    optimisers = {
-        player: torch.optim.Adam(owned.parameters(), rates[player], (0.5, 0.9)) for player, owned in made.players().items()
+    optimizers = {
+        group: torch.optim.Adam(owned.parameters(), rates[group], (0.5, 0.9))
+        for group, owned in made.optimizer_groups().items()
     }
     average = ema.Average(made)
     for step in range(1, 251):
         darker = torch.rand(64, 1, 1, 1, generator=torch.Generator().manual_seed(step)) < 0.75
         data = Batch(torch.where(darker, -0.6, 0.5).expand(64, 1, 8, 8), torch.zeros(64, dtype=torch.int64))
-        for player, optimiser in optimisers.items():
-            loss = made.loss(player, data, step, KeyedRandom(0, step))
-            optimiser.zero_grad()
+        for group, optimizer in optimizers.items():
+            loss = made.loss(group, data, step, KeyedRandom(0, step))
+            optimizer.zero_grad()
             loss.total.mean().backward()
-            optimiser.step()
+            optimizer.step()
         average.update(made, ema.decay(step, 0.2, 1e4))
     average.swap(made)
     made.eval()

@@ -46,7 +46,7 @@ PARAMS: dict[str, Any] = {
         "ddgan": {
             "family": "ddgan", "data": "data/prepared",
             "model": {"generator": {"widths": [16], "embedding": 8}, "discriminator": {"widths": [16], "embedding": 8}},
-            "training": {**TRAINING, "players": {"discriminator": {"learning_rate": 0.0005}}},
+            "training": {**TRAINING, "optimizer_groups": {"discriminator": {"learning_rate": 0.0005}}},
         },
     },
     "samples": {},

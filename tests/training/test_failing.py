@@ -26,10 +26,10 @@ class Spoils(Trainable):
         super().__init__()
         self.weight, self.last_good, self.ails, self.step = nn.Linear(1, 1), last_good, ails, 0
 
-    def players(self) -> Mapping[str, nn.Module]:
+    def optimizer_groups(self) -> Mapping[str, nn.Module]:
         return {"model": self.weight}
 
-    def loss(self, player: str, batch: Batch, step: int, rng: Random) -> Loss:
+    def loss(self, group: str, batch: Batch, step: int, rng: Random) -> Loss:
         value = self.weight(torch.zeros(len(batch.x), 1))[:, 0] ** 2
         if step > self.last_good and not self.ails:
             value = value * torch.nan

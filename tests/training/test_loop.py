@@ -26,9 +26,9 @@ def settings(**values: object) -> schema.Training:
 
 
 class Duel(Trainable):
-    """Two players with losses of their own: `chaser` wants to stand at the target, `target` at 3 and at the data's mean.
+    """Two optimizer_groups with losses of their own: `chaser` wants to stand at the target, `target` at 3 and at the data's mean.
 
-    `seen` is where the other one stood when a player moved: what tells the order of the updates.
+    `seen` is where the other one stood when a group moved: what tells the order of the updates.
     """
 
     def __init__(self, scale: float = 1.0) -> None:
@@ -39,14 +39,14 @@ class Duel(Trainable):
         self.scale = scale
         self.seen: list[tuple[str, int, float, float]] = []
 
-    def players(self) -> Mapping[str, nn.Module]:
+    def optimizer_groups(self) -> Mapping[str, nn.Module]:
         return {"target": self.target, "chaser": self.chaser}
 
-    def loss(self, player: str, batch: Batch, step: int, rng: Random) -> Loss:
+    def loss(self, group: str, batch: Batch, step: int, rng: Random) -> Loss:
         chaser, target = self.chaser.weight[0, 0], self.target.weight[0, 0]
         if self.training:
-            self.seen.append((player, step, chaser.item(), target.item()))
-        if player == "target":
+            self.seen.append((group, step, chaser.item(), target.item()))
+        if group == "target":
             distance = (target - 3.0) ** 2
         else:
             distance = self.scale * (chaser - target) ** 2
@@ -62,10 +62,10 @@ class Broken(Trainable):
         self.weight = nn.Linear(1, 1)
         self.last_good = last_good
 
-    def players(self) -> Mapping[str, nn.Module]:
+    def optimizer_groups(self) -> Mapping[str, nn.Module]:
         return {"model": self.weight}
 
-    def loss(self, player: str, batch: Batch, step: int, rng: Random) -> Loss:
+    def loss(self, group: str, batch: Batch, step: int, rng: Random) -> Loss:
         value = self.weight(torch.zeros(len(batch.x), 1))[:, 0] ** 2
         if step > self.last_good:
             value = value + torch.sqrt(self.weight.bias - self.weight.bias)  # 0, with an infinite slope
@@ -85,11 +85,11 @@ def test_two_players_move_in_turn_with_their_own_losses(split: Split) -> None:
     model = Duel()
     cfg = settings(learning_rate=0.1, steps=300)
     reports = list(loop.fit(split, loop.State(model, cfg), cfg, seed=0, where=CPU))
-    order = [(player, step) for player, step, _, _ in model.seen[:4]]
+    order = [(group, step) for group, step, _, _ in model.seen[:4]]
     assert order == [("target", 1), ("chaser", 1), ("target", 2), ("chaser", 2)]
     first, second = model.seen[:2]
     assert first[2:] == (0.0, 1.0)
-    # AdamW's first step is the learning rate in the direction of the gradient; the second player sees it, and has not moved.
+    # AdamW's first step is the learning rate in the direction of the gradient; the second group sees it, and has not moved.
     assert second[2] == 0.0
     assert second[3] == pytest.approx(1.1, abs=1e-6)
     # Were the target to follow the chaser, it would not arrive at 3.
@@ -119,7 +119,7 @@ def test_clipping_bounds_the_step(split: Split) -> None:
     state = loop.State(model, cfg)
     report = next(loop.fit(split, state, cfg, seed=0, where=CPU))
     assert report.gradient_norm["target"] == pytest.approx(4.0), "the norm that is reported is that before clipping"
-    moment = state.optimisers["target"].state[model.target.weight]["exp_avg"]
+    moment = state.optimizers["target"].state[model.target.weight]["exp_avg"]
     assert moment.item() == pytest.approx((1 - 0.9) * -0.5, rel=1e-4)
 
 
@@ -128,7 +128,7 @@ def test_no_clipping_when_none_is_asked_for(split: Split) -> None:
     model = Duel()
     state = loop.State(model, cfg)
     next(loop.fit(split, state, cfg, seed=0, where=CPU))
-    moment = state.optimisers["target"].state[model.target.weight]["exp_avg"]
+    moment = state.optimizers["target"].state[model.target.weight]["exp_avg"]
     assert moment.item() == pytest.approx((1 - 0.9) * -4.0, rel=1e-4)
     assert state.clipped == {"target": 0, "chaser": 0}
 
@@ -224,16 +224,16 @@ def test_loaded_moments_lie_in_memory_as_the_weights_do() -> None:
         return loop.State(models.build(made, DataSpec((1, 8, 8), 17, 10), "runs.toy"), settings())
 
     old, new = state(), state()
-    for optimiser in old.optimisers.values():
-        for group in optimiser.param_groups:
+    for optimizer in old.optimizers.values():
+        for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = torch.ones_like(parameter)
-        optimiser.step()
+        optimizer.step()
     new.load({name: value.contiguous() for name, value in old.tensors().items()}, old.record())
     channels_last = 0
-    for optimiser in new.optimisers.values():
-        assert len(optimiser.state) == sum(len(group["params"]) for group in optimiser.param_groups)
-        for parameter, moments in optimiser.state.items():
+    for optimizer in new.optimizers.values():
+        assert len(optimizer.state) == sum(len(group["params"]) for group in optimizer.param_groups)
+        for parameter, moments in optimizer.state.items():
             channels_last += not parameter.is_contiguous()
             for name in ("exp_avg", "exp_avg_sq"):
                 assert moments[name].stride() == parameter.stride()

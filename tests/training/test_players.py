@@ -1,4 +1,4 @@
-"""Players of one training: what is whose, and how a training ends that has gone wrong."""
+"""OptimizerGroups of one training: what is whose, and how a training ends that has gone wrong."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Scalar(nn.Module):
 class Game(Trainable):
     """`push` walks away from `pull` as `pull` follows; a frozen weight takes part in both losses."""
 
-    player_names = ("push", "pull")
+    optimizer_group_names = ("push", "pull")
 
     def __init__(self, sick: tuple[range, str] = (range(0), "")) -> None:
         super().__init__()
@@ -39,14 +39,14 @@ class Game(Trainable):
         self.step = 0
         self.required: list[tuple[str, bool, bool, bool]] = []
 
-    def players(self) -> Mapping[str, nn.Module]:
+    def optimizer_groups(self) -> Mapping[str, nn.Module]:
         return {"push": self.push, "pull": self.pull}
 
-    def loss(self, player: str, batch: Batch, step: int, rng: Random) -> Loss:
+    def loss(self, group: str, batch: Batch, step: int, rng: Random) -> Loss:
         weights = self.push.weight, self.pull.weight, self.frozen
-        self.required.append((player, *(weight.requires_grad for weight in weights)))  # type: ignore[arg-type]
+        self.required.append((group, *(weight.requires_grad for weight in weights)))  # type: ignore[arg-type]
         distance = self.frozen * (self.push.weight - self.pull.weight)
-        value = (-distance if player == "push" else distance**2).expand(len(batch.x), 1)[:, 0]
+        value = (-distance if group == "push" else distance**2).expand(len(batch.x), 1)[:, 0]
         self.step = step
         return Loss(value, {"value": value})
 
@@ -83,7 +83,7 @@ def test_a_players_loss_costs_nobody_else_a_gradient(split: Split) -> None:
 
 def test_each_player_has_its_own_rate(split: Split) -> None:
     """AdamW's first step is the learning rate, whatever the gradient."""
-    model, cfg = Game(), settings(steps=1, players={"pull": {"learning_rate": 0.4}})
+    model, cfg = Game(), settings(steps=1, optimizer_groups={"pull": {"learning_rate": 0.4}})
     report = next(loop.fit(split, loop.State(model, cfg), cfg, seed=0, where=CPU))
     assert model.push.weight.item() == pytest.approx(1.1, abs=1e-6)
     assert model.pull.weight.item() == pytest.approx(-0.6, abs=1e-6)
@@ -92,10 +92,10 @@ def test_each_player_has_its_own_rate(split: Split) -> None:
 
 def test_each_player_has_its_own_clipping(split: Split) -> None:
     """The gradient of push is 1 and that of pull -4.2 in size; only pull is clipped, to half."""
-    model, cfg = Game(), settings(steps=1, clip_norm=2.0, players={"pull": {"clip_norm": 0.5}})
+    model, cfg = Game(), settings(steps=1, clip_norm=2.0, optimizer_groups={"pull": {"clip_norm": 0.5}})
     state = loop.State(model, cfg)
     next(loop.fit(split, state, cfg, seed=0, where=CPU))
-    first = {name: state.optimisers[name].state[getattr(model, name).weight]["exp_avg"].item() for name in ("push", "pull")}
+    first = {name: state.optimizers[name].state[getattr(model, name).weight]["exp_avg"].item() for name in ("push", "pull")}
     assert first["push"] == pytest.approx(0.1 * -1.0, rel=1e-4)
     assert first["pull"] == pytest.approx(0.1 * -0.5, rel=1e-4)
     assert state.clipped == {"push": 0, "pull": 1}

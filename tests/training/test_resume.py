@@ -86,8 +86,8 @@ def test_the_curve_has_the_rate_of_each_player(uninterrupted: Callable[[str], tu
     """Step 28: after the warm-up of 5 steps and before the last 30 % of 90, so what was configured; step 90: 1/27 of it."""
     rows = {int(row["step"]): row for row in csv.DictReader(io.StringIO(uninterrupted("ddgan")[1].decode()))}
     assert {name for name in rows[28] if "learning_rate" in name} == {"discriminator/learning_rate", "generator/learning_rate"}
-    for player, rate in (("discriminator", 0.0005), ("generator", 0.002)):
-        found = [float(rows[step][f"{player}/learning_rate"]) for step in (28, 90)]
+    for group, rate in (("discriminator", 0.0005), ("generator", 0.002)):
+        found = [float(rows[step][f"{group}/learning_rate"]) for step in (28, 90)]
         assert found == pytest.approx([rate, rate / 27], rel=1e-5)
 
 

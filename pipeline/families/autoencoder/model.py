@@ -42,7 +42,7 @@ class Perceptual(Block):
 
 
 class Discriminator(Block):
-    """Takes part from optimiser step `start` on; `weight` multiplies the adaptive weight."""
+    """Takes part from optimizer step `start` on; `weight` multiplies the adaptive weight."""
 
     start: Annotated[int, Field(ge=0)]
     weight: Positive = 0.5
@@ -100,7 +100,7 @@ class Config(FamilyConfig):
 
 
 class Model(Trainable, Codec, Perceiving):
-    player_names: ClassVar[tuple[str, ...]] = ("autoencoder", "discriminator")
+    optimizer_group_names: ClassVar[tuple[str, ...]] = ("autoencoder", "discriminator")
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class Model(Trainable, Codec, Perceiving):
             classifier.eval().requires_grad_(False)
         self._seen_by = (classifier,)
 
-    def players(self) -> Mapping[str, nn.Module]:
+    def optimizer_groups(self) -> Mapping[str, nn.Module]:
         rest = {} if self.discriminator is None else {"discriminator": self.discriminator}
         return {"autoencoder": self.network, **rest}
 
@@ -135,9 +135,9 @@ class Model(Trainable, Codec, Perceiving):
         """(B, *latent_shape) -> (B, C, H, W), not clipped."""
         return self.network.decode(z)
 
-    def loss(self, player: str, batch: Batch, step: int, rng: Random) -> Loss:
+    def loss(self, group: str, batch: Batch, step: int, rng: Random) -> Loss:
         """Per pixel; of the parts, `kl` is in nats per image, and errors and distances are unweighted."""
-        if player == "discriminator":
+        if group == "discriminator":
             return self._discriminate(batch.x, step, rng)
         mean, log_variance = self.network.encode(batch.x)
         z = _draw(mean, log_variance, rng)

@@ -26,17 +26,17 @@ class Config(FamilyConfig):
 
 
 class Model(Trainable, Classifying):
-    player_names: ClassVar[tuple[str, ...]] = ("classifier",)
+    optimizer_group_names: ClassVar[tuple[str, ...]] = ("classifier",)
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
         super().__init__()
         self.config = config
         self.network = config.network.build(spec)
 
-    def players(self) -> Mapping[str, nn.Module]:
+    def optimizer_groups(self) -> Mapping[str, nn.Module]:
         return {"classifier": self.network}
 
-    def loss(self, player: str, batch: Batch, step: int, rng: Random) -> Loss:
+    def loss(self, group: str, batch: Batch, step: int, rng: Random) -> Loss:
         """Cross entropy in nats and the share of errors, per image."""
         x = self._augment(batch.x, rng) if self.training else batch.x
         logits = self.logits(self.features(x))

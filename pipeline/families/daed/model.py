@@ -85,7 +85,7 @@ class Config(Guidable):
 
 
 class Model(Trainable, Generative, Bounded):
-    player_names: ClassVar[tuple[str, ...]] = ("denoiser", "generator")
+    optimizer_group_names: ClassVar[tuple[str, ...]] = ("denoiser", "generator")
     schedule: SplitSchedule
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
@@ -99,26 +99,26 @@ class Model(Trainable, Generative, Bounded):
             outputs = channels * (2 if config.variance == "learned" else 1)
             self.generator = config.network.build(spec, outputs, config.labels)
 
-    def players(self) -> Mapping[str, nn.Module]:
-        return {name: getattr(self, name) for name in self.player_names if self.config.parts in ("both", name)}
+    def optimizer_groups(self) -> Mapping[str, nn.Module]:
+        return {name: getattr(self, name) for name in self.optimizer_group_names if self.config.parts in ("both", name)}
 
-    def loss(self, player: str, batch: Batch, step: int, rng: Random) -> Loss:
-        """Zero in the rows whose step is the other player's, so that both players' batch means add up to the objective.
+    def loss(self, group: str, batch: Batch, step: int, rng: Random) -> Loss:
+        """Zero in the rows whose step is the other group's, so that both optimizer_groups' batch means add up to the objective.
 
         `simple` is per dimension, a mean over the steps that are trained; `vlb` is in bits/dim, their sum: where both
-        players are trained, an unbiased estimate of the bound without its prior term.
+        optimizer_groups are trained, an unbiased estimate of the bound without its prior term.
         """
         if self.training and self.config.labels:
             batch = drop_labels(batch, self.config.label_dropout, self.spec, rng)
         index, weight = self._draw(len(batch.x), rng)
         noise = rng.normal(tuple(batch.x.shape), "noise")
-        own = (index == 0) if player == "denoiser" else (index > 0)
-        # A batch without a row of this player still has a gradient, of zeros.
-        nothing = 0.0 * torch.stack([parameter.sum() for parameter in self.players()[player].parameters()]).sum()
+        own = (index == 0) if group == "denoiser" else (index > 0)
+        # A batch without a row of this group still has a gradient, of zeros.
+        nothing = 0.0 * torch.stack([parameter.sum() for parameter in self.optimizer_groups()[group].parameters()]).sum()
         names: set[str] = {"simple", self.config.objective}
         rows = {name: nothing + torch.zeros_like(weight) for name in sorted(names)}
         if bool(own.any()):
-            found = self._losses(player, Batch(batch.x[own], batch.y[own]), index[own], noise[own])
+            found = self._losses(group, Batch(batch.x[own], batch.y[own]), index[own], noise[own])
             rows = {name: zeros.index_put((own,), weight[own] * found[name].double()) for name, zeros in rows.items()}
         return Loss(rows[self.config.objective], rows)
 
@@ -130,7 +130,7 @@ class Model(Trainable, Generative, Bounded):
 
     def guide(self, strength: float) -> None:
         self.config.check_sampling()
-        for name, network in self.players().items():
+        for name, network in self.optimizer_groups().items():
             setattr(self, name, guided(network, strength, self.config.label_dropout, self.spec))
 
     def ends(self, batch: Batch, rng: Random) -> Ends:
@@ -154,7 +154,7 @@ class Model(Trainable, Generative, Bounded):
         return Draw(discrete.bound_term(self.schedule, self.spec.levels, x, z, index, model) * weights / weight, t)
 
     def _draw(self, count: int, rng: Random) -> tuple[Tensor, Tensor]:
-        """Steps and the weights of their losses, each (B,): the same for both players."""
+        """Steps and the weights of their losses, each (B,): the same for both optimizer_groups."""
         trained = {"both": slice(None), "denoiser": slice(0, 1), "generator": slice(1, None)}[self.config.parts]
         p = step_probabilities(self.config.time_sampling, self.schedule)[trained]
         p = p / p.sum()
@@ -163,14 +163,14 @@ class Model(Trainable, Generative, Bounded):
         weight = 1 / (len(p) * p[position]) if self.config.importance_weights else torch.ones_like(p[position])
         return position + (trained.start or 0), weight
 
-    def _losses(self, player: str, batch: Batch, index: Tensor, noise: Tensor) -> dict[str, Tensor]:
-        """Unweighted, at steps that are all the player's: name -> (B,)."""
+    def _losses(self, group: str, batch: Batch, index: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """Unweighted, at steps that are all the group's: name -> (B,)."""
         x, steps = batch.x, self.schedule.steps
         s, t = index.double() / steps, (index.double() + 1) / steps
         gamma = self.schedule.gamma(t)
         z = diffuse(x, gamma, noise)
-        output, channels = self._output(player, z, gamma, batch.y)
-        prediction = self._prediction(player)
+        output, channels = self._output(group, z, gamma, batch.y)
+        prediction = self._prediction(group)
         losses = {"simple": mean_image((output - target(prediction, x, noise, gamma)) ** 2)}
         if self.config.objective == "vlb":
             made = self._reverse(z, s, t, to_x(prediction, output, z, gamma), channels, clip=None)
@@ -179,16 +179,16 @@ class Model(Trainable, Generative, Bounded):
             losses["vlb"] = trained * bits_per_dim(nats, self.spec.dimensions)
         return losses
 
-    def _prediction(self, player: str) -> Prediction:
-        return (player == "denoiser" and self.config.denoiser_prediction) or self.config.prediction
+    def _prediction(self, group: str) -> Prediction:
+        return (group == "denoiser" and self.config.denoiser_prediction) or self.config.prediction
 
-    def _output(self, player: str, z: Tensor, gamma: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """What the player's network says in its own prediction, and the channels of the learned variance.
+    def _output(self, group: str, z: Tensor, gamma: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What the group's network says in its own prediction, and the channels of the learned variance.
 
         Those of the denoiser are zeros, which nobody reads: its variance is beta_1.
         """
         learned, level = self.config.variance == "learned", self.schedule.input(gamma)
-        if player == "denoiser":
+        if group == "denoiser":
             told = self.config.denoiser_level
             output = self.denoiser(z, level if told is None else torch.full_like(level, told), y)
             return output, torch.zeros_like(output) if learned else None
@@ -205,10 +205,10 @@ class Model(Trainable, Generative, Bounded):
         x_hat, learned = torch.zeros_like(z), None
         if self.config.variance == "learned":
             learned = torch.zeros_like(z)
-        for player, own in (("denoiser", last), ("generator", ~last)):
+        for group, own in (("denoiser", last), ("generator", ~last)):
             if bool(own.any()):
-                output, channels = self._output(player, z[own], gamma[own], None if y is None else y[own])
-                x_hat[own] = to_x(self._prediction(player), output, z[own], gamma[own])
+                output, channels = self._output(group, z[own], gamma[own], None if y is None else y[own])
+                x_hat[own] = to_x(self._prediction(group), output, z[own], gamma[own])
                 if learned is not None and channels is not None:
                     learned[own] = channels
         return x_hat, learned

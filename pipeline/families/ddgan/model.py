@@ -74,7 +74,7 @@ class Pair:
 
 
 class Model(Trainable, Generative):
-    player_names: ClassVar[tuple[str, ...]] = ("discriminator", "generator")
+    optimizer_group_names: ClassVar[tuple[str, ...]] = ("discriminator", "generator")
     solvable: ClassVar[bool] = False
     draws: ClassVar[bool] = True
 
@@ -85,25 +85,25 @@ class Model(Trainable, Generative):
         self.discriminator = config.discriminator.build(spec, config.labels)
         self.generator = config.generator.build(spec, config.labels)
 
-    def players(self) -> Mapping[str, nn.Module]:
+    def optimizer_groups(self) -> Mapping[str, nn.Module]:
         return {"discriminator": self.discriminator, "generator": self.generator}
 
-    def loss(self, player: str, batch: Batch, step: int, rng: Random) -> Loss:
-        """Each player draws times, noise and latents of its own.
+    def loss(self, group: str, batch: Batch, step: int, rng: Random) -> Loss:
+        """Each group draws times, noise and latents of its own.
 
         discriminator: `loss`, the adversarial loss, and `r1`, the penalty that this step added to it (0 between lazy steps).
         generator: `loss`, the adversarial loss; `error`, min(SNR_t, 1) times the squared error of x_hat per dimension;
         `deviation`, how much x_hat differs between images, over how much the data does.
         """
-        pair = self._pair(batch.x, player, rng)
-        if player == "discriminator":
+        pair = self._pair(batch.x, group, rng)
+        if group == "discriminator":
             with torch.no_grad():
-                fake = self._draw(pair, batch.y, player, rng)[1]
+                fake = self._draw(pair, batch.y, group, rng)[1]
             real_logit = self.discriminator(pair.z_s, pair.z_t, pair.level, batch.y)
             loss = softplus(-real_logit) + softplus(self.discriminator(fake, pair.z_t, pair.level, batch.y))
             penalty = self._r1(pair, batch.y) if self._lazy_step(step) else torch.zeros_like(loss)
             return Loss(loss + penalty, {"loss": loss, "r1": penalty})
-        x_hat, fake = self._draw(pair, batch.y, player, rng)
+        x_hat, fake = self._draw(pair, batch.y, group, rng)
         loss = softplus(-self.discriminator(fake, pair.z_t, pair.level, batch.y))
         snr = torch.exp(-pair.gamma_t).to(x_hat.dtype)
         error = snr.clamp(max=1) * mean_image((x_hat - batch.x) ** 2)
@@ -121,7 +121,7 @@ class Model(Trainable, Generative):
         if parts["discriminator/loss"] < WON:
             return (
                 f"the discriminator's loss is below {WON}, so it tells every generated image and teaches nothing: "
-                "try a lower training.players.discriminator.learning_rate or a larger model.r1_gamma"
+                "try a lower training.optimizer_groups.discriminator.learning_rate or a larger model.r1_gamma"
             )
         if parts["generator/deviation"] < COLLAPSED:
             return (
@@ -130,21 +130,21 @@ class Model(Trainable, Generative):
             )
         return None
 
-    def _pair(self, x: Tensor, player: str, rng: Random) -> Pair:
+    def _pair(self, x: Tensor, group: str, rng: Random) -> Pair:
         """What the chain makes of x at a step drawn evenly from its T."""
         steps = self.config.schedule.steps
-        index = (rng.uniform((len(x),), f"{player} time").double() * steps).floor()
+        index = (rng.uniform((len(x),), f"{group} time").double() * steps).floor()
         gamma_s, gamma_t = self.schedule.gamma(index / steps), self.schedule.gamma((index + 1) / steps)
-        z_s = diffuse(x, gamma_s, rng.normal(tuple(x.shape), f"{player} noise"))
-        z_t = transition(z_s, gamma_s, gamma_t, rng.normal(tuple(x.shape), f"{player} step"))
+        z_s = diffuse(x, gamma_s, rng.normal(tuple(x.shape), f"{group} noise"))
+        z_t = transition(z_s, gamma_s, gamma_t, rng.normal(tuple(x.shape), f"{group} step"))
         return Pair(z_s, z_t, gamma_s, gamma_t, self.schedule.input(gamma_t))
 
-    def _draw(self, pair: Pair, y: Tensor, player: str, rng: Random) -> tuple[Tensor, Tensor]:
+    def _draw(self, pair: Pair, y: Tensor, group: str, rng: Random) -> tuple[Tensor, Tensor]:
         """x_hat of the generator, and z_s ~ q(z_s | z_t, x_hat)."""
-        latent = rng.normal((len(pair.z_t), self.config.generator.latent), f"{player} latent")
+        latent = rng.normal((len(pair.z_t), self.config.generator.latent), f"{group} latent")
         x_hat = self.generator(pair.z_t, pair.level, latent, y)
         made = kernel(x_hat, pair.z_t, pair.gamma_s, pair.gamma_t)
-        return x_hat, made.mean + made.std * rng.normal(tuple(pair.z_t.shape), f"{player} posterior")
+        return x_hat, made.mean + made.std * rng.normal(tuple(pair.z_t.shape), f"{group} posterior")
 
     def _lazy_step(self, step: int) -> bool:
         # A validation has no gradients to take.

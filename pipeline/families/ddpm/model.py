@@ -71,10 +71,10 @@ class Model(Trainable, Generative, Bounded):
         self.network = config.network.build(spec, channels * (2 if config.variance == "learned" else 1), config.labels)
         self.sampled = LossSecondMoment(self.schedule.steps) if config.time_sampling == "loss-second-moment" else None
 
-    def players(self) -> Mapping[str, nn.Module]:
+    def optimizer_groups(self) -> Mapping[str, nn.Module]:
         return {"model": self}
 
-    def loss(self, player: str, batch: Batch, step: int, rng: Random) -> Loss:
+    def loss(self, group: str, batch: Batch, step: int, rng: Random) -> Loss:
         """`simple` is per dimension; `vlb` is in bits/dim, an unbiased estimate of the bound without its prior term."""
         if self.training and self.config.labels:
             batch = drop_labels(batch, self.config.label_dropout, self.spec, rng)

@@ -90,10 +90,10 @@ class Model(Trainable, Generative, Bounded, Stepwise):
         self.network = config.network.build(spec, spec.shape[0], config.labels)
         self.encoder = None if config.encoder is None else config.encoder.build(spec)
 
-    def players(self) -> Mapping[str, nn.Module]:
+    def optimizer_groups(self) -> Mapping[str, nn.Module]:
         return {"model": self}
 
-    def loss(self, player: str, batch: Batch, step: int, rng: Random) -> Loss:
+    def loss(self, group: str, batch: Batch, step: int, rng: Random) -> Loss:
         """In bits/dim: diffusion and prior terms, and the reconstruction term where the end points are learned.
 
         With fixed end points the reconstruction depends on the encoder through sigma_0^2, about 1e-6, only.

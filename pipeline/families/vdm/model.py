@@ -61,10 +61,10 @@ class Model(Trainable, Generative, Bounded, Stepwise):
         self.schedule = config.schedule.build()
         self.network = config.network.build(spec, spec.shape[0], config.labels)
 
-    def players(self) -> Mapping[str, nn.Module]:
+    def optimizer_groups(self) -> Mapping[str, nn.Module]:
         return {"model": self}
 
-    def loss(self, player: str, batch: Batch, step: int, rng: Random) -> Loss:
+    def loss(self, group: str, batch: Batch, step: int, rng: Random) -> Loss:
         """In bits/dim. With fixed end points the prior and reconstruction terms do not depend on weights and are left out."""
         if self.training and self.config.labels:
             batch = drop_labels(batch, self.config.label_dropout, self.spec, rng)
