@@ -113,7 +113,7 @@ def run(cfg: schema.Run, paths: Paths, key: str) -> None:
                     print(f"{key}: told to end; checkpoint at step {state.step}", flush=True)
                     sys.exit(143)
                 # An ailing model is not worth going back to: the last good checkpoint stays.
-                if report.step % settings.checkpoint_every == 0 and not last and state.ailing is None:
+                if report.step % settings.checkpoint_every == 0 and not last and state.symptom is None:
                     save()
 
         parameters = sum(parameter.numel() for parameter in model.parameters())

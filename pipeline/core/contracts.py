@@ -78,7 +78,7 @@ class Trainable(nn.Module, ABC):
     def loss(self, group: str, batch: Batch, step: int, rng: Random) -> Loss:
         """What `group` minimises, per example."""
 
-    def ailing(self, parts: Mapping[str, float]) -> str | None:
+    def failure_symptom(self, parts: Mapping[str, float]) -> str | None:
         """What is wrong with a training whose last step had these parts (group/name -> mean over the batch), or None.
 
         One bad step is nothing; the loop ends a training that says the same for `training.patience` steps on end.

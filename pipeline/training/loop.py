@@ -44,7 +44,7 @@ class State:
         self.model, self.step = model, 0
         self.average = ema.Average(model)
         self.clipped = dict.fromkeys(model.optimizer_groups(), 0)
-        self.ailing: tuple[str, int] | None = None  # a symptom, and for how many steps on end
+        self.symptom: tuple[str, int] | None = None  # a symptom, and for how many steps on end
         on_gpu = any(parameter.is_cuda for parameter in model.parameters())
         self.optimizers = {
             group: torch.optim.AdamW(
@@ -67,7 +67,7 @@ class State:
 
     def record(self) -> dict[str, Any]:
         """The rest of it, as JSON has it."""
-        return {"step": self.step, "clipped": self.clipped, "ailing": self.ailing}
+        return {"step": self.step, "clipped": self.clipped, "symptom": self.symptom}
 
     def load(self, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
         """From `tensors()` and `record()`."""
@@ -89,7 +89,7 @@ class State:
                     if value.shape == parameter.shape:
                         moments[name] = torch.empty_like(parameter).copy_(value)
         self.step, self.clipped = record["step"], dict(record["clipped"])
-        self.ailing = None if record["ailing"] is None else (record["ailing"][0], record["ailing"][1])
+        self.symptom = None if record["symptom"] is None else (record["symptom"][0], record["symptom"][1])
 
 
 def parameter_groups(owned: nn.Module, weight_decay: float) -> list[dict[str, object]]:
@@ -174,9 +174,9 @@ def fit(data: Split, state: State, settings: schema.Training, seed: int, where: 
             parts |= {f"{group}/{name}": float(value.detach().mean()) for name, value in loss.parts.items()}
         state.average.update(model, ema.decay(step, settings.ema_fraction, settings.ema_longest))
         state.step = step
-        symptom = model.ailing(parts)
-        lasted = 1 + (state.ailing[1] if state.ailing is not None and state.ailing[0] == symptom else 0)
-        state.ailing = None if symptom is None else (symptom, lasted)
+        symptom = model.failure_symptom(parts)
+        lasted = 1 + (state.symptom[1] if state.symptom is not None and state.symptom[0] == symptom else 0)
+        state.symptom = None if symptom is None else (symptom, lasted)
         if symptom is not None and lasted >= settings.patience:
             raise TrainingFailed(f"at step {step}, for {lasted} steps on end: {symptom}")
         yield Report(step, parts, norms, rates)

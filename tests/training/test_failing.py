@@ -36,7 +36,7 @@ class Spoils(Trainable):
         self.step = step
         return Loss(value, {"value": value})
 
-    def ailing(self, parts: Mapping[str, float]) -> str | None:
+    def failure_symptom(self, parts: Mapping[str, float]) -> str | None:
         return "the other side has won; try a lower rate" if self.ails and self.step > self.last_good else None
 
 

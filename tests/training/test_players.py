@@ -50,7 +50,7 @@ class Game(Trainable):
         self.step = step
         return Loss(value, {"value": value})
 
-    def ailing(self, parts: Mapping[str, float]) -> str | None:
+    def failure_symptom(self, parts: Mapping[str, float]) -> str | None:
         assert set(parts) == {"push/value", "pull/value"}
         steps, symptom = self.sick
         return symptom if self.step in steps else None
@@ -106,14 +106,14 @@ def test_a_lasting_symptom_ends_training(split: Split) -> None:
     state = loop.State(model, cfg)
     steps = loop.fit(split, state, cfg, seed=0, where=CPU)
     assert [next(steps).step for _ in range(5)] == [1, 2, 3, 4, 5]
-    assert state.ailing == ("pull has lost", 3)
+    assert state.symptom == ("pull has lost", 3)
     with pytest.raises(loop.TrainingFailed, match=r"^at step 6, for 4 steps on end: pull has lost$"):
         next(steps)
 
 
 def test_a_symptom_that_passes_ends_nothing(split: Split) -> None:
     class Moody(Game):
-        def ailing(self, parts: Mapping[str, float]) -> str | None:
+        def failure_symptom(self, parts: Mapping[str, float]) -> str | None:
             return None if self.step % 4 == 0 else "poor" if self.step % 4 == 1 else "worse"
 
     cfg = settings(patience=3)

@@ -166,7 +166,7 @@ class Model(Trainable, Codec, Perceiving):
                 total = total + parts["adversarial_weight"] * parts["adversarial"]
         return Loss(total, parts)
 
-    def ailing(self, parts: Mapping[str, float]) -> str | None:
+    def failure_symptom(self, parts: Mapping[str, float]) -> str | None:
         """A latent that says nothing, or a discriminator that tells all images apart, which leaves nothing to learn from."""
         nats, hinge = parts["autoencoder/kl"], parts.get("discriminator/hinge")
         if nats < COLLAPSED_NATS:

@@ -117,7 +117,7 @@ class Model(Trainable, Generative):
         x_hat = self.generator(z_t, self.schedule.input(gamma_t), latent, y)
         return kernel(x_hat if clip is None else x_hat.clamp(-clip, clip), z_t, gamma_s, gamma_t)
 
-    def ailing(self, parts: Mapping[str, float]) -> str | None:
+    def failure_symptom(self, parts: Mapping[str, float]) -> str | None:
         if parts["discriminator/loss"] < WON:
             return (
                 f"the discriminator's loss is below {WON}, so it tells every generated image and teaches nothing: "
