@@ -24,7 +24,7 @@ from pipeline.store.data import DataDirectory
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.core.contracts import Bounded
+    from pipeline.core.contracts import LikelihoodModel
     from pipeline.store.splits import Split
 
 REPLICATES = 2
@@ -56,7 +56,7 @@ class Draws:
     diffusion: NDArray[np.float64]
 
 
-def draw(model: Bounded, split: Split, images: int, cfg: schema.Bound, where: torch.device, label: str) -> Draws:
+def draw(model: LikelihoodModel, split: Split, images: int, cfg: schema.Bound, where: torch.device, label: str) -> Draws:
     """Every term of the bound for the first `images` of a split.
 
     The times of an image come in two independent halves, each low-discrepancy: their difference is what tells Monte-Carlo
@@ -78,11 +78,11 @@ def draw(model: Bounded, split: Split, images: int, cfg: schema.Bound, where: to
                 offset = RowRandom(cfg.seed, rows, half, where).uniform((len(rows), 1), "time")[:, 0]
                 grid = torch.stack([low_discrepancy(per_half, value) for value in offset], 1)
                 here = slice(rows.start, rows.stop)
-                ends = model.ends(batch, RowRandom(cfg.seed, rows, half * per_half, where))
+                ends = model.prior_and_reconstruction(batch, RowRandom(cfg.seed, rows, half * per_half, where))
                 nats["prior"][here, half], nats["reconstruction"][here, half] = ends.prior.cpu(), ends.reconstruction.cpu()
                 for index in range(per_half):
                     step = half * per_half + index
-                    found = model.diffusion(batch, grid[index], RowRandom(cfg.seed, rows, step, where))
+                    found = model.diffusion_term(batch, grid[index], RowRandom(cfg.seed, rows, step, where))
                     time[here, step], diffusion[here, step] = found.time.cpu(), found.nats.cpu()
                     progress.update(len(rows))
                 nats["diffusion"][here, half] = diffusion[here, half * per_half : (half + 1) * per_half].mean(1)
@@ -126,7 +126,7 @@ def run(cfg: schema.Bound, paths: Paths, key: str) -> None:
     import torch
 
     from pipeline.core import device
-    from pipeline.core.contracts import Bounded, Generative
+    from pipeline.core.contracts import Generative, LikelihoodModel
     from pipeline.store import models
     from pipeline.store.splits import Split
 
@@ -134,7 +134,7 @@ def run(cfg: schema.Bound, paths: Paths, key: str) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     model = models.load(paths.model, where)
     data = DataDirectory.open(paths.data)
-    if not isinstance(model.model, Bounded) or not isinstance(model.model, Generative):
+    if not isinstance(model.model, LikelihoodModel) or not isinstance(model.model, Generative):
         raise ValueError(
             f"{key} asks for bits/dim of the family {model.config['run']['family']}, which has no bound; remove it"
         )

@@ -72,10 +72,10 @@ def _roles(params: schema.Params, models: dict[str, Any]) -> None:
         return found
 
     for name, extractor in params.extractors.items():
-        if not issubclass(model_of(extractor), contracts.Classifying):
+        if not issubclass(model_of(extractor), contracts.FeatureExtractor):
             raise ValueError(
                 f"extractors.{name}.family is {extractor.family!r}, which has no features; allowed: "
-                f"{listed(families(contracts.Classifying))}"
+                f"{listed(families(contracts.FeatureExtractor))}"
             )
     for name, codec in params.codecs.items():
         if not issubclass(model_of(codec), contracts.Codec):
@@ -83,12 +83,12 @@ def _roles(params: schema.Params, models: dict[str, Any]) -> None:
                 f"codecs.{name}.family is {codec.family!r}, which encodes nothing; allowed: {listed(families(contracts.Codec))}"
             )
     for name, run in params.runs.items():
-        if issubclass(model_of(run), contracts.Codec | contracts.Classifying):
+        if issubclass(model_of(run), contracts.Codec | contracts.FeatureExtractor):
             raise ValueError(
                 f"runs.{name}.family is {run.family!r}, which generates nothing; allowed: "
                 f"{listed(families(contracts.Generative))}"
             )
-        if run.depths and not issubclass(model_of(run), contracts.Stepwise):
+        if run.depths and not issubclass(model_of(run), contracts.FiniteStepModel):
             raise ValueError(f"runs.{name}.depths is given, but the family {run.family} has a fixed number of steps; remove it")
         latent = latents_of(run.data) is not None
         if latent and (name in params.bounds or name in params.depths):
@@ -97,7 +97,7 @@ def _roles(params: schema.Params, models: dict[str, Any]) -> None:
             )
     for name in params.bounds:
         family = params.family(name)
-        if not issubclass(plugins.family(params.runs[name].family).Model, contracts.Bounded):
+        if not issubclass(plugins.family(params.runs[name].family).Model, contracts.LikelihoodModel):
             raise ValueError(f"bounds.{name} asks for bits/dim of the family {family}, which has no bound; remove it")
         _said(f"bounds.{name} ", models[name].check_sampling)
 

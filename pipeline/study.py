@@ -48,7 +48,7 @@ def bounds(model: Any, split: Any, cfg: schema.Depth, where: Any, label: str) ->
             batch = split.rows(np.arange(rows.start, rows.stop), where)
             rng = RowRandom(cfg.seed, rows, 0, where)
             offset = rng.uniform((len(rows), 1), "time")[:, 0]
-            terms = model.model.ends(batch, rng)
+            terms = model.model.prior_and_reconstruction(batch, rng)
             ends.append((terms.prior + terms.reconstruction).cpu().numpy())
             for depth in depths:
                 found = finite_steps.diffusion(model.model, batch, depth, cfg.times, model.variances[depth], offset, rng)

@@ -51,7 +51,7 @@ def run(cfg: schema.Run, paths: Paths, key: str) -> None:
 
     from pipeline.core import device
     from pipeline.core.code import trained_by
-    from pipeline.core.contracts import Perceiving
+    from pipeline.core.contracts import UsesPerceptualLoss
     from pipeline.store import models
     from pipeline.store.splits import Split
     from pipeline.training import checkpoint, loop, reverse_variance
@@ -64,7 +64,7 @@ def run(cfg: schema.Run, paths: Paths, key: str) -> None:
         torch.manual_seed(_initial_seed(cfg))
         model = models.build(cfg, data.data_spec, key).to(where)
     seen_through = None
-    if isinstance(model, Perceiving) and model.perceives:
+    if isinstance(model, UsesPerceptualLoss) and model.perceives:
         assert paths.extractor is not None, "a codec names its extractor"
         extractor = _extractor(paths.extractor, data, where)
         model.perceive(extractor.model)  # type: ignore[arg-type]  # checked by _extractor
@@ -192,14 +192,14 @@ def _initial_seed(cfg: schema.Run) -> int:
 
 def _extractor(folder: Path, data: DataDirectory, where: torch.device) -> Saved:
     """The extractor that a perceptual loss sees through. Raises ValueError if it is missing, or knows other data."""
-    from pipeline.core.contracts import Classifying
+    from pipeline.core.contracts import FeatureExtractor
     from pipeline.store import models
 
     found = models.load(folder, where)
     trained_on = found.config["data"]["hash"]
     if trained_on != data.hash:
         raise ValueError(f"{folder} was trained on data {trained_on[:8]}, {data.path} is {data.hash[:8]}; run: dvc repro")
-    assert isinstance(found.model, Classifying), "checked when params.yaml is read"
+    assert isinstance(found.model, FeatureExtractor), "checked when params.yaml is read"
     return found
 
 

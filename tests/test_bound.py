@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline import bound, prepare
 from pipeline.config import schema
 from pipeline.core import artifacts
-from pipeline.core.contracts import Batch, Bounded, Draw, Ends, Random
+from pipeline.core.contracts import Batch, DiffusionTerm, LikelihoodModel, PriorAndReconstruction, Random
 from pipeline.diffusion.schedule import CosineBeta
 from pipeline.store import models
 from pipeline.store.data import DataDirectory, write_data
@@ -24,15 +24,15 @@ from pipeline.store.splits import Split
 CPU = torch.device("cpu")
 
 
-class Known(Bounded):
+class Known(LikelihoodModel):
     """diffusion = 3 t^2 + label, whose mean over times is 1 + label; the prior is noise, the reconstruction a constant."""
 
-    def ends(self, batch: Batch, rng: Random) -> Ends:
+    def prior_and_reconstruction(self, batch: Batch, rng: Random) -> PriorAndReconstruction:
         noise = rng.normal((len(batch.x),), "prior").double()
-        return Ends(noise, torch.full_like(noise, 5.0))
+        return PriorAndReconstruction(noise, torch.full_like(noise, 5.0))
 
-    def diffusion(self, batch: Batch, uniform: Tensor, rng: Random) -> Draw:
-        return Draw(3 * uniform.double() ** 2 + batch.y, uniform)
+    def diffusion_term(self, batch: Batch, uniform: Tensor, rng: Random) -> DiffusionTerm:
+        return DiffusionTerm(3 * uniform.double() ** 2 + batch.y, uniform)
 
 
 @pytest.fixture

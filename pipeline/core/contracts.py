@@ -111,7 +111,7 @@ class Generative(ABC):
 
 
 @dataclass(frozen=True)
-class Ends:
+class PriorAndReconstruction:
     """The two terms of the bound at the ends of the chain, in nats per image, each (B,)."""
 
     prior: Tensor
@@ -119,22 +119,22 @@ class Ends:
 
 
 @dataclass(frozen=True)
-class Draw:
+class DiffusionTerm:
     """nats: (B,), each an unbiased estimate of the whole diffusion term per image; time: (B,) where it was evaluated."""
 
     nats: Tensor
     time: Tensor
 
 
-class Bounded(ABC):
+class LikelihoodModel(ABC):
     """A model with a variational bound on the likelihood of discrete data: prior + reconstruction + diffusion."""
 
     @abstractmethod
-    def ends(self, batch: Batch, rng: Random) -> Ends:
+    def prior_and_reconstruction(self, batch: Batch, rng: Random) -> PriorAndReconstruction:
         """The prior term, exact, and one draw of the reconstruction term."""
 
     @abstractmethod
-    def diffusion(self, batch: Batch, uniform: Tensor, rng: Random) -> Draw:
+    def diffusion_term(self, batch: Batch, uniform: Tensor, rng: Random) -> DiffusionTerm:
         """One draw of the diffusion term where `uniform`, (B,) in [0, 1), says: the model may warp it to where the term is
         large, and then weighs what it finds."""
 
@@ -148,7 +148,7 @@ class Posterior:
     std: Tensor
 
 
-class Stepwise(ABC):
+class FiniteStepModel(ABC):
     """A continuous-time model that is also a chain of any number T of steps, with a bound for each T."""
 
     @abstractmethod
@@ -156,7 +156,7 @@ class Stepwise(ABC):
         """q(z_s | z_t, x) for times s < t, each (B,), at one draw of z_t."""
 
 
-class Classifying(ABC):
+class FeatureExtractor(ABC):
     """A classifier whose penultimate features are a metric space."""
 
     @abstractmethod
@@ -172,7 +172,7 @@ class Classifying(ABC):
         """(B, F) -> (B, classes)."""
 
 
-class Perceiving(ABC):
+class UsesPerceptualLoss(ABC):
     """A model whose loss sees images through an extractor, which the train stage hands to it and which is never trained."""
 
     @property
@@ -181,7 +181,7 @@ class Perceiving(ABC):
         """Whether the loss of this configuration looks through the extractor at all."""
 
     @abstractmethod
-    def perceive(self, classifier: Classifying) -> None:
+    def perceive(self, classifier: FeatureExtractor) -> None:
         """Keeps `classifier` out of its own parameters and buffers: it is neither trained nor stored."""
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pipeline.core.contracts import Batch, Generative, Random, Stepwise
+from pipeline.core.contracts import Batch, FiniteStepModel, Generative, Random
 from pipeline.diffusion.likelihood import sum_image
 
 
 def squared_error(model: Generative, batch: Batch, s: Tensor, t: Tensor, rng: Random) -> tuple[Tensor, Tensor]:
     """||mu_P - mu_Q||^2 summed over an image, and sigma_Q^2, each (B,) float64, at one draw of z_t. x_hat is not clipped."""
-    assert isinstance(model, Stepwise)
+    assert isinstance(model, FiniteStepModel)
     true = model.posterior(batch, s, t, rng)
     made = model.reverse(true.z_t, s, t, batch.y, rng)
     return sum_image((made.mean.double() - true.mean.double()) ** 2), true.std.double().flatten(1)[:, 0] ** 2

@@ -1,6 +1,6 @@
 """The metric space: what turns images into features and class probabilities, with a name and a hash beside every number.
 
-Two sources. A classifier that this project trained (any roles.Classifying), since no pretrained weights come with the
+Two sources. A classifier that this project trained (any roles.FeatureExtractor), since no pretrained weights come with the
 repository; distances in it are called FD. And torchvision's Inception-v3 with weights from a file that the user has;
 distances in it, and in it alone, are called FID.
 """
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from pipeline.core.contracts import Classifying, DataSpec
+from pipeline.core.contracts import DataSpec, FeatureExtractor
 from pipeline.core.pixels import centres
 
 INCEPTION = "inception"
@@ -51,7 +51,14 @@ class ClassifierExtractor:
     """A trained classifier as a metric space. `model`, a network, maps bin centres in [-1, 1] to (N, feature_dim)."""
 
     def __init__(
-        self, model: Classifying, spec: DataSpec, *, name: str, hash: str, device: torch.device | str = "cpu", batch: int = 250
+        self,
+        model: FeatureExtractor,
+        spec: DataSpec,
+        *,
+        name: str,
+        hash: str,
+        device: torch.device | str = "cpu",
+        batch: int = 250,
     ) -> None:
         assert isinstance(model, nn.Module), "a classifier is a network"
         self.model, self.spec, self.name, self.hash = model, spec, name, hash

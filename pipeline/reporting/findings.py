@@ -30,7 +30,7 @@ EXPLANATION = (
 
 
 @dataclass(frozen=True)
-class Bounded:
+class LikelihoodModel:
     """A run with a measured bound; `model` is its block, as the family
     read it; `bits`: (images, 4), see pipeline/bound.py."""
 
@@ -131,7 +131,7 @@ def findings(
     in which two runs differ though the claim is not about them. `bits`: run -> (images, 4) bits/dim of every image;
     `blocks`: run -> its model block with every value, as bounds/<run>/details.json has it.
     """
-    known = [Bounded(name, runs[name], blocks[name], source, bits[name]) for name, source in bounds.items()]
+    known = [LikelihoodModel(name, runs[name], blocks[name], source, bits[name]) for name, source in bounds.items()]
     rows: list[dict[str, Any]] = []
     for claim in CLAIMS:
         firsts, seconds = (
@@ -179,7 +179,7 @@ def finding_columns() -> list[Column]:
     ]
 
 
-def paired_error(first: Bounded, second: Bounded, term: str) -> float:
+def paired_error(first: LikelihoodModel, second: LikelihoodModel, term: str) -> float:
     """Standard error of the mean difference over images. ValueError if the two were not measured on the same images."""
     if first.bits.shape != second.bits.shape:
         raise ValueError(
@@ -194,14 +194,14 @@ def _fixed(model: Any) -> bool:
     return bool(model["schedule"]["kind"] == "linear-logsnr")
 
 
-def _comparable(first: Bounded, second: Bounded) -> bool:
+def _comparable(first: LikelihoodModel, second: LikelihoodModel) -> bool:
     """Between continuous-time models on a fixed schedule, terms compare on the same schedule only."""
     if "diffenc" not in (first.run.family, second.run.family):
         return True
     return bool(first.model["schedule"] == second.model["schedule"])
 
 
-def _row(claim: Claim, first: Bounded, second: Bounded | None) -> dict[str, Any]:
+def _row(claim: Claim, first: LikelihoodModel, second: LikelihoodModel | None) -> dict[str, Any]:
     ours = first.term(claim.term)
     if second is None:
         floor = prior_floor(first.model["schedule"]["gamma_max"])
@@ -224,7 +224,7 @@ def _row(claim: Claim, first: Bounded, second: Bounded | None) -> dict[str, Any]
     }
 
 
-def _missing(claim: Claim, firsts: list[Bounded], seconds: list[Bounded]) -> dict[str, Any]:
+def _missing(claim: Claim, firsts: list[LikelihoodModel], seconds: list[LikelihoodModel]) -> dict[str, Any]:
     needed = [kind.needs for kind, there in ((claim.first, firsts), (claim.second, seconds)) if kind is not None and not there]
     return {
         "statement": claim.statement,
@@ -240,7 +240,7 @@ def _missing(claim: Claim, firsts: list[Bounded], seconds: list[Bounded]) -> dic
     }
 
 
-def _unlike(first: Bounded, second: Bounded) -> list[str]:
+def _unlike(first: LikelihoodModel, second: LikelihoodModel) -> list[str]:
     """Settings of training, network and labels in which two runs differ."""
     ours, theirs = first.run.training.model_dump(), second.run.training.model_dump()
     unlike = [f"training.{name} {ours[name]} and {theirs[name]}" for name in ours if ours[name] != theirs[name]]

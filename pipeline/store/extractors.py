@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def open_extractor(cfg: schema.Evaluate, data: DataDirectory, root: Path) -> Extractor:
     """The extractor that `cfg` names. Raises ValueError if it is missing, no classifier, or trained on other data."""
     from pipeline.core import device
-    from pipeline.core.contracts import Classifying
+    from pipeline.core.contracts import FeatureExtractor
     from pipeline.metrics.features import INCEPTION, ClassifierExtractor, InceptionExtractor
     from pipeline.store import models
 
@@ -28,6 +28,6 @@ def open_extractor(cfg: schema.Evaluate, data: DataDirectory, root: Path) -> Ext
     trained_on = found.config["data"]["hash"]
     if trained_on != data.hash:
         raise ValueError(f"{folder} was trained on data {trained_on[:8]}, {data.path} is {data.hash[:8]}; run: dvc repro")
-    if not isinstance(found.model, Classifying):
+    if not isinstance(found.model, FeatureExtractor):
         raise ValueError(f"evaluate.extractor is {cfg.extractor!r}, which has no features and logits; name a classifier")
     return ClassifierExtractor(found.model, data.data_spec, name=cfg.extractor, hash=found.hash, device=device.pick())

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.core.contracts import Batch, Bounded, Generative, Random
+from pipeline.core.contracts import Batch, Generative, LikelihoodModel, Random
 from pipeline.diffusion.finite_steps import squared_error, step_kl
 from pipeline.diffusion.times import low_discrepancy
 
@@ -64,10 +64,10 @@ class Draws(Random):
         return self.inner.uniform(shape, self.prefix + purpose)
 
 
-def continuous(model: Bounded, batch: Batch, draws: int, offset: Tensor, rng: Random) -> NDArray[np.float64]:
+def continuous(model: LikelihoodModel, batch: Batch, draws: int, offset: Tensor, rng: Random) -> NDArray[np.float64]:
     """The limit T -> infinity in nats per image, (images,), with as many draws."""
     spread = torch.stack([low_discrepancy(draws, value) for value in offset], 1)
-    nats = [model.diffusion(batch, spread[draw], Draws(rng, draw)).nats for draw in range(draws)]
+    nats = [model.diffusion_term(batch, spread[draw], Draws(rng, draw)).nats for draw in range(draws)]
     return torch.stack(nats).mean(0).cpu().numpy()
 
 

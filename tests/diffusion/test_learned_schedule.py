@@ -54,7 +54,7 @@ def learning(kind, **values):
 
 
 def bits(model, uniform):
-    return model.diffusion(images(len(uniform)), uniform, Standard()).nats / (SPEC.dimensions * math.log(2))
+    return model.diffusion_term(images(len(uniform)), uniform, Standard()).nats / (SPEC.dimensions * math.log(2))
 
 
 def by_differences(parameter, index, value):
@@ -82,7 +82,7 @@ def test_one_backward_pass_of_a_whole_model(kind):
         return (bits(model, stratified(6, rng)) ** 2).mean()
 
     def total():
-        ends = model.ends(data, rng)
+        ends = model.prior_and_reconstruction(data, rng)
         return (bits(model, stratified(6, rng)) + (ends.prior + ends.reconstruction) / (SPEC.dimensions * math.log(2))).mean()
 
     model.loss("model", data, 1, rng).total.mean().backward()

@@ -15,7 +15,7 @@ from torch.distributions import Normal, kl_divergence
 
 from pipeline.config import schema
 from pipeline.config.load import read_block
-from pipeline.core.contracts import Batch, Classifying, DataSpec, Loss
+from pipeline.core.contracts import Batch, DataSpec, FeatureExtractor, Loss
 from pipeline.core.random import KeyedRandom
 from pipeline.families.autoencoder import model as autoencoder
 from pipeline.families.autoencoder.model import (
@@ -40,7 +40,7 @@ PLAIN = KL()
 ADVERSARY = Discriminator(start=3, weight=0.7, network=PatchDiscriminatorConfig(widths=(16, 32)))
 
 
-class Stub(nn.Module, Classifying):
+class Stub(nn.Module, FeatureExtractor):
     """Two maps: the image with its negative and a constant beside it, and its 2x2 means with their squares."""
 
     def __init__(self) -> None:

@@ -12,7 +12,17 @@ from pipeline.config import plugins, schema
 from pipeline.config.family import ClassConditional, FamilyConfig
 from pipeline.config.load import load_params, read_block, read_model
 from pipeline.core import artifacts
-from pipeline.core.contracts import Batch, Bounded, Classifying, Codec, DataSpec, Generative, Perceiving, Stepwise, Trainable
+from pipeline.core.contracts import (
+    Batch,
+    Codec,
+    DataSpec,
+    FeatureExtractor,
+    FiniteStepModel,
+    Generative,
+    LikelihoodModel,
+    Trainable,
+    UsesPerceptualLoss,
+)
 from pipeline.core.random import KeyedRandom, RowRandom
 from pipeline.diffusion.gaussian import alpha_sigma
 from pipeline.store import models
@@ -46,7 +56,7 @@ def build(key):
     """With weights drawn again and again from one seed, so that two models of a block are the same."""
     torch.manual_seed(0)
     model = models.build(BLOCKS[key], SPEC, key)
-    if isinstance(model, Perceiving) and model.extractor is not None:
+    if isinstance(model, UsesPerceptualLoss) and model.extractor is not None:
         model.perceive(classifier.build(classifier.Config(), SPEC).eval())
     return model
 
@@ -82,7 +92,9 @@ def test_every_family_has_a_block(family):
     )
 
 
-@pytest.mark.parametrize(("role", "method"), [(Generative, "reverse"), (Bounded, "ends"), (Stepwise, "posterior")])
+@pytest.mark.parametrize(
+    ("role", "method"), [(Generative, "reverse"), (LikelihoodModel, "ends"), (FiniteStepModel, "posterior")]
+)
 def test_a_family_has_the_role_whose_methods_it_has(role, method):
     """A model that can do what its classes do not say would be passed over by every test of that role, and by stages too."""
     able = {key for key, model in MODELS.items() if hasattr(model, method)}
@@ -96,7 +108,7 @@ def test_a_family_is_config_model_and_build(key):
     built = build(key)
     assert isinstance(built, module.Model)
     assert isinstance(built, Trainable)
-    assert isinstance(built, Generative | Classifying | Codec)
+    assert isinstance(built, Generative | FeatureExtractor | Codec)
     with pytest.raises(ValueError, match="is not a known key"):
         read_block(module.Config, {**BLOCKS[key].model, "no_such_key": 1}, key)
 
@@ -335,15 +347,15 @@ def test_generative_on_latents(key):
     assert bool(found.mean.isfinite().all())
 
 
-@having(Bounded)
+@having(LikelihoodModel)
 def test_bounded(key):
     """Terms per image, finite and not negative, keyed by their rows; times within (0, 1]."""
     model = stirred(key)
     data, uniform = batch(), torch.tensor([0.0, 0.4, 1 - 1e-9], dtype=torch.float64)
     with torch.no_grad():
-        ends, again, other = (model.ends(data, RowRandom(0, range(COUNT), step)) for step in (1, 1, 2))
-        draw = model.diffusion(data, uniform, RowRandom(0, range(COUNT), 1))
-        first = model.diffusion(Batch(data.x[:1], data.y[:1]), uniform[:1], RowRandom(0, range(1), 1))
+        ends, again, other = (model.prior_and_reconstruction(data, RowRandom(0, range(COUNT), step)) for step in (1, 1, 2))
+        draw = model.diffusion_term(data, uniform, RowRandom(0, range(COUNT), 1))
+        first = model.diffusion_term(Batch(data.x[:1], data.y[:1]), uniform[:1], RowRandom(0, range(1), 1))
     for values in (ends.prior, ends.reconstruction, draw.nats, draw.time):
         assert values.shape == (COUNT,)
         assert bool(values.isfinite().all())
@@ -356,7 +368,7 @@ def test_bounded(key):
     torch.testing.assert_close(first.nats, draw.nats[:1], rtol=1e-3, atol=1e-3)
 
 
-@having(Stepwise)
+@having(FiniteStepModel)
 def test_stepwise(key):
     """A draw of z_t with the true posterior there, which is narrower than the prior and finite for any step."""
     model = stirred(key)
@@ -369,7 +381,7 @@ def test_stepwise(key):
     assert 0 < float(found.std.min()) <= float(found.std.max()) < 1
 
 
-@having(Classifying)
+@having(FeatureExtractor)
 def test_classifying(key):
     model, x = stirred(key), batch().x
     with torch.no_grad():

@@ -136,7 +136,7 @@ def test_the_denoiser_sees_the_first_step_alone_and_the_generator_all_others(sam
         built.loss(group, batch(count), 1, KeyedRandom(0, 1))
     assert len(flat(seen["denoiser"])) + len(flat(seen["generator"])) == count
     with torch.no_grad():
-        built.ends(batch(4), RowRandom(0, range(4), 1))
+        built.prior_and_reconstruction(batch(4), RowRandom(0, range(4), 1))
         assert len(seen["denoiser"][-1]) == 4
         built.diffusion(batch(4), torch.tensor([0.0, 0.3, 0.7, 0.999]), RowRandom(0, range(4), 1))
         for steps, sampler in ((2, DDIM(kind="ddim")), (5, Ancestral(kind="ancestral", spacing="trailing"))):
@@ -191,7 +191,7 @@ def test_a_part_alone(part):
     for refused in (
         built.config.check_sampling,
         lambda: built.reverse(z, 0 * time, time.fill_(1.0), None, KeyedRandom(0, 0)),
-        lambda: built.ends(batch(1), KeyedRandom(0, 0)),
+        lambda: built.prior_and_reconstruction(batch(1), KeyedRandom(0, 0)),
         lambda: built.guide(1.0),
     ):
         with pytest.raises(ValueError, match=message):
@@ -243,7 +243,7 @@ def test_the_bound_of_gaussian_data(variance):
     built = exact(variance=variance)
     x, noise = code_grid(side, MEAN, STD, LEVELS), noise_grid(side)
     prior, _, diffusion = expected_bound(b, variance, x, noise)
-    ends = built.ends(images(X, 2, SIDE), GridRandom())
+    ends = built.prior_and_reconstruction(images(X, 2, SIDE), GridRandom())
     assert bits(ends.prior) == pytest.approx(expected_bound(b, variance)[0], rel=1e-4)
     assert bits(ends.reconstruction) == pytest.approx(decoder_bits(b, X, noise_grid(SIDE)), rel=1e-4)
     uniform = (torch.arange(count, dtype=torch.float64) + 0.5) / count
@@ -262,7 +262,7 @@ def test_above_the_first_step_the_bound_is_ddpms():
     found = theirs.diffusion(data, uniform, KeyedRandom(0, 1))
     assert ours.time.equal(found.time)
     torch.testing.assert_close(ours.nats, found.nats, rtol=1e-6, atol=0)
-    ours, found = (model.ends(data, KeyedRandom(0, 1)) for model in (built, theirs))
+    ours, found = (model.prior_and_reconstruction(data, KeyedRandom(0, 1)) for model in (built, theirs))
     assert ours.prior.equal(found.prior)
     assert not bool((ours.reconstruction == found.reconstruction).any())
 
@@ -287,7 +287,7 @@ def test_the_decoder_is_a_squared_error_up_to_a_factor():
     guesses = (0.0, 0.2, 0.5)
     for guess in guesses:
         built.denoiser = Fixed(torch.full((1, 1, SIDE, SIDE), guess))
-        nats.append(float(built.ends(images(x, 1, SIDE), GridRandom()).reconstruction) / SPEC.dimensions)
+        nats.append(float(built.prior_and_reconstruction(images(x, 1, SIDE), GridRandom()).reconstruction) / SPEC.dimensions)
     squared = [np.mean((x - guess) ** 2) for guess in guesses]
     assert nats[1] - nats[0] == pytest.approx((squared[1] - squared[0]) / (2 * b[0]), rel=1e-3)
     assert nats[2] - nats[0] == pytest.approx((squared[2] - squared[0]) / (2 * b[0]), rel=1e-3)

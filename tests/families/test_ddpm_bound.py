@@ -36,7 +36,7 @@ from tests.support.gaussian_ddpm import (
 @schedules
 @pytest.mark.parametrize("variance", ["small", "large"])
 def test_ends_of_the_bound(schedule, prediction, variance):
-    ends = model(schedule, prediction, variance).ends(images(X, 2, SIDE), GridRandom())
+    ends = model(schedule, prediction, variance).prior_and_reconstruction(images(X, 2, SIDE), GridRandom())
     prior, reconstruction, _ = expected_bound(betas(schedule), variance)
     assert bits(ends.prior) == pytest.approx(prior, rel=1e-4, abs=1e-9)
     assert bits(ends.reconstruction) == pytest.approx(reconstruction, rel=1e-4)
@@ -92,7 +92,7 @@ def test_with_the_exact_denoiser_the_bound_comes_down_to_the_entropy_of_the_code
         config = ddpm.Config(schedule=CosineBeta(kind="cosine-beta", steps=steps), prediction="v", network=TINY)
         built = ddpm.build(config, DataSpec((1, rows, 1), levels, 10)).eval()
         built.network = CodeDenoiser("v", built.schedule, values, p)
-        ends = built.ends(batch, rng)
+        ends = built.prior_and_reconstruction(batch, rng)
         nats = weights @ (ends.prior + ends.reconstruction).numpy()
         for i in range(count):
             uniform = torch.full((len(nodes),), (i + 0.5) / count, dtype=torch.float64)
@@ -108,7 +108,7 @@ def test_the_shortest_chain():
     config = ddpm.Config(schedule=CosineBeta(kind="cosine-beta", steps=2), prediction="x", network=TINY)
     built = ddpm.build(config, SPEC)
     built.network = Fixed(torch.full((2, 1, SIDE, SIDE), 0.1))
-    ends = built.ends(images(X, 2, SIDE), GridRandom())
+    ends = built.prior_and_reconstruction(images(X, 2, SIDE), GridRandom())
     diffusion = built.diffusion(images(X, 2, SIDE), torch.tensor([0.1, 0.9], dtype=torch.float64), GridRandom()).nats
     b = betas("cosine", 2)
     alpha_bar = np.cumprod(1 - b)
@@ -125,7 +125,7 @@ def test_the_bound_measures_a_model_with_clipped_x_hat():
     batch = Batch(torch.full((1, 1, SIDE, SIDE), 1 - 1 / LEVELS), torch.zeros(1, dtype=torch.int64))
     far, one = model("linear", "x"), model("linear", "x")
     far.network, one.network = Fixed(torch.full_like(batch.x, 5.0)), Fixed(torch.full_like(batch.x, 1.0))
-    assert far.ends(batch, GridRandom()) == one.ends(batch, GridRandom())
+    assert far.prior_and_reconstruction(batch, GridRandom()) == one.prior_and_reconstruction(batch, GridRandom())
     assert far.diffusion(batch, half, GridRandom()) == one.diffusion(batch, half, GridRandom())
     assert float(far.reverse(batch.x, 0 * half, half, None, KeyedRandom(0, 0)).x_hat.max()) == 5.0
 
@@ -133,4 +133,4 @@ def test_the_bound_measures_a_model_with_clipped_x_hat():
 def test_real_valued_data_have_no_bits():
     config = ddpm.Config(schedule=SCHEDULES["linear"], network=TINY)
     with pytest.raises(AssertionError):
-        ddpm.build(config, DataSpec((1, SIDE, SIDE), None, 10)).ends(images(X, 1, SIDE), GridRandom())
+        ddpm.build(config, DataSpec((1, SIDE, SIDE), None, 10)).prior_and_reconstruction(images(X, 1, SIDE), GridRandom())

@@ -47,7 +47,7 @@ def test_non_trainable_loss_as_printed():
     encoded = alpha2 * data.x.numpy()
     z = np.sqrt(alpha2) * encoded + np.sqrt(sigma2) * noise.numpy()
     with torch.no_grad():
-        found = model.diffusion(data, uniform, KeyedRandom(0, 0)).nats
+        found = model.diffusion_term(data, uniform, KeyedRandom(0, 0)).nats
         v_hat = model.network(torch.tensor(z, dtype=torch.float32), model.schedule.input(GAMMA)).numpy()
     v = np.sqrt(alpha2) * noise.numpy() - np.sqrt(sigma2) * encoded
     expected = 0.5 * (HIGH - LOW) * (alpha2 * (1 + sigma2) ** 2 * (v - v_hat) ** 2).sum((1, 2, 3))
@@ -63,10 +63,17 @@ def test_before_training_both_encoders_are_one_model():
         stirred(model.network, seed=1)
         s, t, rng = uniform - 0.05, uniform, KeyedRandom(0, 0)
         with torch.no_grad():
-            ends, posterior = model.ends(data, rng), model.posterior(data, s, t, rng)
+            ends, posterior = model.prior_and_reconstruction(data, rng), model.posterior(data, s, t, rng)
             step = model.reverse(data.x, s, t, None, rng)
             loss = model.loss("model", data, 1, rng).parts["diffusion"]
-            terms = [model.diffusion(data, uniform, rng).nats, ends.prior, ends.reconstruction, loss, posterior.mean, step.mean]
+            terms = [
+                model.diffusion_term(data, uniform, rng).nats,
+                ends.prior,
+                ends.reconstruction,
+                loss,
+                posterior.mean,
+                step.mean,
+            ]
         said[kind] = terms
     for one, other in zip(said["trainable"], said["non-trainable"], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
@@ -113,7 +120,10 @@ def test_one_step_of_training_calls_the_encoder_twice():
 def test_prior_term_as_printed(mean_square, vdm_bits):
     """1.63e-5 bits/dim for an encoded image alpha^2 x, the floor for a zero mean; VDM's is 100 times larger."""
     x = np.where(np.arange(SIDE) % 2, 1, -1) * math.sqrt(mean_square)
-    found = {kind: bits(build(kind, GREY).ends(images(x, 1, SIDE), GridRandom()).prior) for kind in ("non-trainable", "vdm")}
+    found = {
+        kind: bits(build(kind, GREY).prior_and_reconstruction(images(x, 1, SIDE), GridRandom()).prior)
+        for kind in ("non-trainable", "vdm")
+    }
     assert found["vdm"] == pytest.approx(vdm_bits, abs=1e-5)
     assert found["non-trainable"] == pytest.approx(1.63e-5, abs=6e-7)
     alpha2 = special.expit(-HIGH)
@@ -124,7 +134,7 @@ def test_prior_term_as_printed(mean_square, vdm_bits):
 def test_the_loss_is_bits_per_dim_with_its_prior():
     model, data = build("trainable", SPEC), pixels(torch.float32)
     with torch.no_grad():
-        loss, ends = model.loss("model", data, 1, KeyedRandom(0, 1)), model.ends(data, KeyedRandom(0, 1))
+        loss, ends = model.loss("model", data, 1, KeyedRandom(0, 1)), model.prior_and_reconstruction(data, KeyedRandom(0, 1))
     assert set(loss.parts) == {"diffusion", "prior"}
     np.testing.assert_allclose(loss.parts["prior"], ends.prior / (64 * math.log(2)), rtol=1e-5)
     np.testing.assert_allclose(loss.total, loss.parts["diffusion"] + loss.parts["prior"], rtol=1e-6)
@@ -144,7 +154,7 @@ def test_diffusion_term_at_initialisation_as_printed(kind, mean_square, printed)
     model = build(kind, GREY, encoder=EncoderConfig(widths=(16,), dropout=0.0))
     model.network = Echo()
     with torch.no_grad():
-        found = model.diffusion(images(x, 100, SIDE), (torch.arange(100) + 0.5) / 100, GridRandom())
+        found = model.diffusion_term(images(x, 100, SIDE), (torch.arange(100) + 0.5) / 100, GridRandom())
     assert bits(found.nats) == pytest.approx(printed, abs=1e-3)
 
 
@@ -163,8 +173,8 @@ def test_bound_of_gaussian_data_by_quadrature():
     model = build("non-trainable", GREY)
     model.network = EncodedGaussian("v", model.schedule)
     with torch.no_grad():
-        found = bits(model.diffusion(images(x, TIMES, SIDE), UNIFORM, GridRandom()).nats)
-        ends = model.ends(images(x, 2, SIDE), GridRandom())
+        found = bits(model.diffusion_term(images(x, TIMES, SIDE), UNIFORM, GridRandom()).nats)
+        ends = model.prior_and_reconstruction(images(x, 2, SIDE), GridRandom())
 
     def integrand(gamma):
         a2, s2 = special.expit(-gamma), special.expit(gamma)
@@ -191,7 +201,7 @@ def test_learned_end_points_are_trained_on_all_three_terms(schedule):
     model = build("trainable", SPEC, default(schedule))
     stirred(model.encoder)
     loss, ends = (call(pixels(torch.float32)) for call in (
-        lambda data: model.loss("model", data, 1, KeyedRandom(0, 1)), lambda data: model.ends(data, KeyedRandom(0, 1))
+        lambda data: model.loss("model", data, 1, KeyedRandom(0, 1)), lambda data: model.prior_and_reconstruction(data, KeyedRandom(0, 1))
     ))  # fmt: skip
     assert set(loss.parts) == {"diffusion", "prior", "reconstruction"}
     torch.testing.assert_close(loss.parts["prior"].double(), ends.prior / (64 * math.log(2)), rtol=1e-5, atol=1e-9)

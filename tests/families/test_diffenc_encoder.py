@@ -72,7 +72,7 @@ def test_trainable_loss_with_a_numerical_derivative_of_x_phi():
         return per_image((-gamma).sigmoid()) * data.x + per_image(gamma.sigmoid()) * y, y
 
     with torch.no_grad():
-        found = model.diffusion(data, uniform, Standard()).nats
+        found = model.diffusion_term(data, uniform, Standard()).nats
         (x_phi, y), (higher, y_higher), (lower, y_lower) = (encoded(gamma) for gamma in (GAMMA, GAMMA - h, GAMMA + h))
         alpha, sigma = per_image((-GAMMA).sigmoid().sqrt()), per_image(GAMMA.sigmoid().sqrt())
         noise = Standard().normal(tuple(data.x.shape), "diffusion")
@@ -124,7 +124,7 @@ def test_gradients_of_the_whole_loss_by_differences():
     model.network.forward = lambda z, level, y=None: model.network.gain * torch.sin(z)
 
     def loss():
-        return model.diffusion(data, torch.tensor([0.2, 0.5, 0.8, 0.95]).double(), Standard()).nats.sum()
+        return model.diffusion_term(data, torch.tensor([0.2, 0.5, 0.8, 0.95]).double(), Standard()).nats.sum()
 
     loss().backward()
     encoder = model.encoder
@@ -154,7 +154,7 @@ def test_where_gradients_are_off_and_arithmetic_is_short():
     with torch.inference_mode():
         inferred = model.encode(x + 0, model.schedule.gamma((GAMMA - LOW) / (HIGH - LOW)))
         assert not torch.is_grad_enabled()
-        assert bool(model.diffusion(Batch(x, GAMMA.long()), GAMMA.sigmoid(), KeyedRandom(0, 0)).nats.isfinite().all())
+        assert bool(model.diffusion_term(Batch(x, GAMMA.long()), GAMMA.sigmoid(), KeyedRandom(0, 0)).nats.isfinite().all())
     torch.testing.assert_close(inferred.y_slope, plain.y_slope, rtol=1e-4, atol=1e-4)
     assert not plain.y_slope.requires_grad
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
@@ -171,7 +171,7 @@ def test_ends_of_a_trained_encoder():
     precise(model)
     x = torch.tensor(code_grid(8, 0.1, 0.3, 256))[:, None].expand(4, 1, 8, 8).contiguous()
     with torch.no_grad():
-        found = model.ends(Batch(x, torch.zeros(4, dtype=torch.int64)), Standard())
+        found = model.prior_and_reconstruction(Batch(x, torch.zeros(4, dtype=torch.int64)), Standard())
         y_0, y_1 = (model.encoder(x, torch.full((4,), level).double()) for level in (0.0, 1.0))
     alpha2, sigma2 = special.expit(-1.0), special.expit(1.0)
     ends = torch.distributions.Normal(math.sqrt(alpha2) * (alpha2 * x + sigma2 * y_1), math.sqrt(sigma2))

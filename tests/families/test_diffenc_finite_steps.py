@@ -41,7 +41,7 @@ def test_every_step_is_the_divergence_of_bayes(kind, steps):
 def test_vdm_trained_on_t_steps_has_their_divergences_for_its_loss(steps):
     """T times the KL of each step (VDM, eq. 13), which goes to the continuous loss of the same model."""
     model, uniform = smooth("vdm", steps=steps), (torch.arange(steps, dtype=torch.float64) + 0.5) / steps
-    found = model.diffusion(images(steps), uniform, GridRandom()).nats.numpy() / PIXELS
+    found = model.diffusion_term(images(steps), uniform, GridRandom()).nats.numpy() / PIXELS
     np.testing.assert_allclose(found, steps * steps_of_the_model("vdm", steps), rtol=1e-6)
     assert found.mean() == pytest.approx(chain("vdm", steps), rel=1e-6)
 

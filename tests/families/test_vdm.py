@@ -63,7 +63,7 @@ def bits(nats, dimensions=SPEC.dimensions):
 def test_bound_is_the_integral_over_snr(prediction, std):
     """1/2 int E (x - x_hat)^2 d SNR (Kingma et al. 2021, eq. 18) by quadrature, for a right and a wrong idea of the data."""
     built = gaussian(prediction, std)
-    ends = built.ends(images(X, 2, SIDE), GridRandom())
+    ends = built.prior_and_reconstruction(images(X, 2, SIDE), GridRandom())
     diffusion = built.diffusion(images(X, TIMES, SIDE), UNIFORM, GridRandom())
 
     def integrand(gamma):
@@ -101,7 +101,7 @@ def test_with_the_exact_denoiser_the_bound_is_the_entropy_of_the_codes(low):
     built = model("v", lambda schedule: CodeDenoiser("v", schedule, values, p), DataSpec((1, rows, 1), levels, 10), low=low)
     nodes, weights = normal_nodes()
     batch, rng = images(x, len(nodes), 1), NodeRandom(nodes)
-    ends = built.ends(batch, rng)
+    ends = built.prior_and_reconstruction(batch, rng)
     told = {"prior": weights @ ends.prior.numpy(), "reconstruction": weights @ ends.reconstruction.numpy(), "diffusion": 0.0}
     for i in range(count):
         uniform = torch.full((len(nodes),), (i + 0.5) / count, dtype=torch.float64)
@@ -141,7 +141,7 @@ def test_a_learned_schedule_is_trained_on_the_whole_bound(schedule):
     built = bent(gaussian("v", schedule=schedule))
     loss = built.loss("model", images(X, 8, SIDE), 1, GridRandom(0.03))
     with torch.no_grad():
-        ends = built.ends(images(X, 8, SIDE), GridRandom())
+        ends = built.prior_and_reconstruction(images(X, 8, SIDE), GridRandom())
     np.testing.assert_allclose(sum(loss.parts.values()).detach(), loss.total.detach(), rtol=1e-5)
     if built.schedule.learned:
         for name in ("prior", "reconstruction"):
@@ -261,4 +261,4 @@ def test_clip_bounds_x_hat_and_not_the_loss():
 
 def test_real_valued_data_have_no_bits():
     with pytest.raises(AssertionError):
-        model("v", spec=DataSpec((1, SIDE, SIDE), None, 10)).ends(images(X, 1, SIDE), GridRandom())
+        model("v", spec=DataSpec((1, SIDE, SIDE), None, 10)).prior_and_reconstruction(images(X, 1, SIDE), GridRandom())

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torchvision.models import Inception3
 from torchvision.transforms import functional as transforms
 
-from pipeline.core.contracts import Classifying, DataSpec
+from pipeline.core.contracts import DataSpec, FeatureExtractor
 from pipeline.metrics.features import ClassifierExtractor, InceptionExtractor
 
 SPEC = DataSpec((1, 4, 4), levels=16, classes=3)
 
 
-class Corners(nn.Module, Classifying):
+class Corners(nn.Module, FeatureExtractor):
     """Features: the first two pixels. Logits: those and their sum. Batch statistics would show in training mode."""
 
     def __init__(self) -> None:

@@ -76,7 +76,7 @@ def test_errors_are_those_of_differences_image_by_image() -> None:
     moved = images + np.array([0.2, 0.1, 0.0, 0.1]) + np.random.default_rng(1).normal(0, 0.001, (50, 4))
     names = [name for name, (family, _) in MODELS.items() if family in ("ddpm", "vdm")][:2]
     ours, theirs = (
-        findings.Bounded(name, run_of(name), None, Source(Path("x"), "x", bound_of(BITS[name])), bits)
+        findings.LikelihoodModel(name, run_of(name), None, Source(Path("x"), "x", bound_of(BITS[name])), bits)
         for name, bits in zip(names, (images, moved), strict=True)
     )
     for column, term in enumerate(TERMS):
@@ -93,7 +93,7 @@ def test_equal_is_as_the_tables_print() -> None:
 def test_other_images_are_refused() -> None:
     name = next(iter(MODELS))
     first, second = (
-        findings.Bounded(
+        findings.LikelihoodModel(
             name, run_of(name), None, Source(Path("x"), "x", bound_of(BITS[name])), bits_of(name, BITS[name], images)
         )
         for images in (8, 6)

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from pipeline.config.base import Block
 from pipeline.config.family import FamilyConfig, TrainingSettings
-from pipeline.core.contracts import Batch, Classifying, Codec, DataSpec, Loss, Perceiving, Random, Trainable
+from pipeline.core.contracts import Batch, Codec, DataSpec, FeatureExtractor, Loss, Random, Trainable, UsesPerceptualLoss
 from pipeline.diffusion.likelihood import gaussian_kl, mean_image, sum_image
 from pipeline.families.autoencoder.network import AutoencoderConfig
 from pipeline.families.autoencoder.patch_discriminator import PatchDiscriminatorConfig
@@ -99,7 +99,7 @@ class Config(FamilyConfig):
             )
 
 
-class Model(Trainable, Codec, Perceiving):
+class Model(Trainable, Codec, UsesPerceptualLoss):
     optimizer_group_names: ClassVar[tuple[str, ...]] = ("autoencoder", "discriminator")
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
@@ -107,7 +107,7 @@ class Model(Trainable, Codec, Perceiving):
         self.config, self.spec = config, spec
         self.network = config.network.build(spec)
         self.discriminator = config.discriminator.network.build(spec) if config.discriminator is not None else None
-        self._seen_by: tuple[Classifying, ...] = ()  # a tuple, so that its weights are not this model's
+        self._seen_by: tuple[FeatureExtractor, ...] = ()  # a tuple, so that its weights are not this model's
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -118,7 +118,7 @@ class Model(Trainable, Codec, Perceiving):
     def perceives(self) -> bool:
         return self.config.perceptual is not None
 
-    def perceive(self, classifier: Classifying) -> None:
+    def perceive(self, classifier: FeatureExtractor) -> None:
         if isinstance(classifier, nn.Module):
             classifier.eval().requires_grad_(False)
         self._seen_by = (classifier,)

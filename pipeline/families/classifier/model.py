@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.config.family import FamilyConfig
-from pipeline.core.contracts import Batch, Classifying, DataSpec, Loss, Random, Trainable
+from pipeline.core.contracts import Batch, DataSpec, FeatureExtractor, Loss, Random, Trainable
 from pipeline.families.classifier.convnet import ConvNetConfig
 
 
@@ -25,7 +25,7 @@ class Config(FamilyConfig):
     flip: bool = True
 
 
-class Model(Trainable, Classifying):
+class Model(Trainable, FeatureExtractor):
     optimizer_group_names: ClassVar[tuple[str, ...]] = ("classifier",)
 
     def __init__(self, config: Config, spec: DataSpec) -> None:

@@ -19,7 +19,17 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from pipeline.config.family import Guidable
-from pipeline.core.contracts import Batch, Bounded, DataSpec, Draw, Ends, Generative, Loss, Random, Trainable
+from pipeline.core.contracts import (
+    Batch,
+    DataSpec,
+    DiffusionTerm,
+    Generative,
+    LikelihoodModel,
+    Loss,
+    PriorAndReconstruction,
+    Random,
+    Trainable,
+)
 from pipeline.diffusion import discrete
 from pipeline.diffusion.gaussian import Reverse, alpha_sigma, diffuse, per_image
 from pipeline.diffusion.likelihood import bits_per_dim, mean_image, prior_kl
@@ -84,7 +94,7 @@ class Config(Guidable):
             )
 
 
-class Model(Trainable, Generative, Bounded):
+class Model(Trainable, Generative, LikelihoodModel):
     optimizer_group_names: ClassVar[tuple[str, ...]] = ("denoiser", "generator")
     schedule: SplitSchedule
 
@@ -133,7 +143,7 @@ class Model(Trainable, Generative, Bounded):
         for name, network in self.optimizer_groups().items():
             setattr(self, name, guided(network, strength, self.config.label_dropout, self.spec))
 
-    def ends(self, batch: Batch, rng: Random) -> Ends:
+    def prior_and_reconstruction(self, batch: Batch, rng: Random) -> PriorAndReconstruction:
         """L_T and L_0, in nats per image; L_0 by the denoiser, as a discretised Gaussian of variance beta_1."""
         x = batch.x
         ones = torch.ones(len(x), dtype=torch.float64, device=x.device)
@@ -142,16 +152,16 @@ class Model(Trainable, Generative, Bounded):
         decoder = self._reverse(z, 0 * first, first, *self._x_hat(z, first, batch.y), clip=1.0)
         index = torch.zeros_like(first).long()
         reconstruction = discrete.bound_term(self.schedule, self.spec.levels, x, z, index, decoder)
-        return Ends(prior_kl(x, self.schedule.gamma(ones)), reconstruction)
+        return PriorAndReconstruction(prior_kl(x, self.schedule.gamma(ones)), reconstruction)
 
-    def diffusion(self, batch: Batch, uniform: Tensor, rng: Random) -> Draw:
+    def diffusion_term(self, batch: Batch, uniform: Tensor, rng: Random) -> DiffusionTerm:
         """One of the generator's terms L_1..L_{T-1} over its probability, in nats per image."""
         x = batch.x
         index, weight, weights = discrete.draw_term(self.schedule, uniform)
         s, t = index.double() / self.schedule.steps, (index.double() + 1) / self.schedule.steps
         z = diffuse(x, self.schedule.gamma(t), rng.normal(tuple(x.shape), "diffusion"))
         model = self._reverse(z, s, t, *self._x_hat(z, t, batch.y), clip=1.0)
-        return Draw(discrete.bound_term(self.schedule, self.spec.levels, x, z, index, model) * weights / weight, t)
+        return DiffusionTerm(discrete.bound_term(self.schedule, self.spec.levels, x, z, index, model) * weights / weight, t)
 
     def _draw(self, count: int, rng: Random) -> tuple[Tensor, Tensor]:
         """Steps and the weights of their losses, each (B,): the same for both optimizer_groups."""

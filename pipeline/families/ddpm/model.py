@@ -16,7 +16,17 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pipeline.config.family import Guidable
-from pipeline.core.contracts import Batch, Bounded, DataSpec, Draw, Ends, Generative, Loss, Random, Trainable
+from pipeline.core.contracts import (
+    Batch,
+    DataSpec,
+    DiffusionTerm,
+    Generative,
+    LikelihoodModel,
+    Loss,
+    PriorAndReconstruction,
+    Random,
+    Trainable,
+)
 from pipeline.diffusion import discrete
 from pipeline.diffusion.gaussian import Reverse, diffuse, per_image
 from pipeline.diffusion.likelihood import bits_per_dim, mean_image, prior_kl
@@ -62,7 +72,7 @@ class Config(Guidable):
             )
 
 
-class Model(Trainable, Generative, Bounded):
+class Model(Trainable, Generative, LikelihoodModel):
     def __init__(self, config: Config, spec: DataSpec) -> None:
         super().__init__()
         self.config, self.spec = config, spec
@@ -107,7 +117,7 @@ class Model(Trainable, Generative, Bounded):
     def guide(self, strength: float) -> None:
         self.network = guided(self.network, strength, self.config.label_dropout, self.spec)
 
-    def ends(self, batch: Batch, rng: Random) -> Ends:
+    def prior_and_reconstruction(self, batch: Batch, rng: Random) -> PriorAndReconstruction:
         """L_T and L_0 (eq. 5), in nats per image."""
         x = batch.x
         ones = torch.ones(len(x), dtype=torch.float64, device=x.device)
@@ -115,16 +125,18 @@ class Model(Trainable, Generative, Bounded):
         gamma = self.schedule.gamma(first)
         z = diffuse(x, gamma, rng.normal(tuple(x.shape), "reconstruction"))
         decoder = self._reverse(z, 0 * first, first, *self._output(z, gamma, batch.y), clip=1.0)
-        return Ends(prior_kl(x, self.schedule.gamma(ones)), self._term(x, z, torch.zeros_like(first).long(), decoder))
+        return PriorAndReconstruction(
+            prior_kl(x, self.schedule.gamma(ones)), self._term(x, z, torch.zeros_like(first).long(), decoder)
+        )
 
-    def diffusion(self, batch: Batch, uniform: Tensor, rng: Random) -> Draw:
+    def diffusion_term(self, batch: Batch, uniform: Tensor, rng: Random) -> DiffusionTerm:
         """One of L_1..L_{T-1} (eq. 5) over its probability, in nats per image."""
         x = batch.x
         index, weight, weights = discrete.draw_term(self.schedule, uniform)  # z_s is level 1..T-1
         s, t = index.double() / self.schedule.steps, (index.double() + 1) / self.schedule.steps
         z = diffuse(x, self.schedule.gamma(t), rng.normal(tuple(x.shape), "diffusion"))
         model = self._reverse(z, s, t, *self._output(z, self.schedule.gamma(t), batch.y), clip=1.0)
-        return Draw(self._term(x, z, index, model) * weights / weight, t)
+        return DiffusionTerm(self._term(x, z, index, model) * weights / weight, t)
 
     def _draw(self, count: int, rng: Random) -> tuple[Tensor, Tensor]:
         """Steps 0..T-1 and the weights of their losses, each (B,)."""

@@ -21,15 +21,15 @@ from torch.autograd import forward_ad
 from pipeline.config.family import Guidable
 from pipeline.core.contracts import (
     Batch,
-    Bounded,
     DataSpec,
-    Draw,
-    Ends,
+    DiffusionTerm,
+    FiniteStepModel,
     Generative,
+    LikelihoodModel,
     Loss,
     Posterior,
+    PriorAndReconstruction,
     Random,
-    Stepwise,
     Trainable,
 )
 from pipeline.diffusion.gaussian import Reverse, alpha_sigma, diffuse, kernel, per_image
@@ -79,7 +79,7 @@ class Encoded:
     y_slope: Tensor
 
 
-class Model(Trainable, Generative, Bounded, Stepwise):
+class Model(Trainable, Generative, LikelihoodModel, FiniteStepModel):
     # What is noised moves with the noise level, so the flow has a further term that solvers do not know.
     solvable: ClassVar[bool] = False
 
@@ -100,9 +100,9 @@ class Model(Trainable, Generative, Bounded, Stepwise):
         """
         if self.training and self.config.labels:
             batch = drop_labels(batch, self.config.label_dropout, self.spec, rng)
-        nats = {"diffusion": self.diffusion(batch, stratified(len(batch.x), rng), rng).nats}
+        nats = {"diffusion": self.diffusion_term(batch, stratified(len(batch.x), rng), rng).nats}
         if self.schedule.learned:
-            ends = self.ends(batch, rng)
+            ends = self.prior_and_reconstruction(batch, rng)
             nats |= {"prior": ends.prior, "reconstruction": ends.reconstruction}
         else:
             _, gamma_1 = self.schedule.ends(len(batch.x), batch.x.device)
@@ -133,16 +133,16 @@ class Model(Trainable, Generative, Bounded, Stepwise):
     def guide(self, strength: float) -> None:
         self.network = guided(self.network, strength, self.config.label_dropout, self.spec)
 
-    def ends(self, batch: Batch, rng: Random) -> Ends:
+    def prior_and_reconstruction(self, batch: Batch, rng: Random) -> PriorAndReconstruction:
         """Prior and reconstruction terms of the encoded image; the decoder names the codes of the image itself."""
         assert self.spec.levels is not None, "bits/dim needs discrete data"
         x = batch.x
         gamma_0, gamma_1 = self.schedule.ends(len(x), x.device)
         noise = rng.normal(tuple(x.shape), "reconstruction")
         reconstruction = noisy_reconstruction(x, self._encode(x, gamma_0), noise, gamma_0, self.spec.levels)
-        return Ends(prior_kl(self._encode(x, gamma_1), gamma_1), reconstruction)
+        return PriorAndReconstruction(prior_kl(self._encode(x, gamma_1), gamma_1), reconstruction)
 
-    def diffusion(self, batch: Batch, uniform: Tensor, rng: Random) -> Draw:
+    def diffusion_term(self, batch: Batch, uniform: Tensor, rng: Random) -> DiffusionTerm:
         """Eq. 19, and eq. 20 as its case without y, in nats per image.
 
         x_hat - x_phi = sigma (v - v_hat) makes the bracket (1 + sigma^2)(v - v_hat) + sigma (y - dy/dlambda).
@@ -154,7 +154,7 @@ class Model(Trainable, Generative, Bounded, Stepwise):
         alpha, sigma = alpha_sigma(gamma)
         error = target("v", encoded.x, noise, gamma) - self._output(z, gamma, batch.y)
         residual = per_image(1 + sigma**2, z) * error + per_image(sigma, z) * (encoded.y - encoded.y_slope)
-        return Draw(0.5 * slope * alpha**2 * sum_image(residual**2), uniform)
+        return DiffusionTerm(0.5 * slope * alpha**2 * sum_image(residual**2), uniform)
 
     def encode(self, x: Tensor, gamma: Tensor) -> Encoded:
         """x_phi, y_phi and d y_phi / d lambda at gamma = -lambda, (B,), by one forward-mode product."""

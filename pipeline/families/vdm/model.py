@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from pipeline.config.family import Guidable
 from pipeline.core.contracts import (
     Batch,
-    Bounded,
     DataSpec,
-    Draw,
-    Ends,
+    DiffusionTerm,
+    FiniteStepModel,
     Generative,
+    LikelihoodModel,
     Loss,
     Posterior,
+    PriorAndReconstruction,
     Random,
-    Stepwise,
     Trainable,
 )
 from pipeline.diffusion.gaussian import Reverse, alpha_sigma, diffuse, kernel
@@ -54,7 +54,7 @@ class Config(Guidable):
             )
 
 
-class Model(Trainable, Generative, Bounded, Stepwise):
+class Model(Trainable, Generative, LikelihoodModel, FiniteStepModel):
     def __init__(self, config: Config, spec: DataSpec) -> None:
         super().__init__()
         self.config, self.spec = config, spec
@@ -68,9 +68,9 @@ class Model(Trainable, Generative, Bounded, Stepwise):
         """In bits/dim. With fixed end points the prior and reconstruction terms do not depend on weights and are left out."""
         if self.training and self.config.labels:
             batch = drop_labels(batch, self.config.label_dropout, self.spec, rng)
-        nats = {"diffusion": self.diffusion(batch, stratified(len(batch.x), rng), rng).nats}
+        nats = {"diffusion": self.diffusion_term(batch, stratified(len(batch.x), rng), rng).nats}
         if self.schedule.learned:
-            ends = self.ends(batch, rng)
+            ends = self.prior_and_reconstruction(batch, rng)
             nats |= {"prior": ends.prior, "reconstruction": ends.reconstruction}
         parts = {name: bits_per_dim(value, self.spec.dimensions).float() for name, value in nats.items()}
         self.schedule.minimise_variance(parts["diffusion"])
@@ -90,15 +90,15 @@ class Model(Trainable, Generative, Bounded, Stepwise):
         true = kernel(batch.x, z, gamma_s, gamma_t)
         return Posterior(z, true.mean, true.std)
 
-    def ends(self, batch: Batch, rng: Random) -> Ends:
+    def prior_and_reconstruction(self, batch: Batch, rng: Random) -> PriorAndReconstruction:
         """Section 3.3, in nats per image."""
         assert self.spec.levels is not None, "bits/dim needs discrete data"
         gamma_0, gamma_1 = self.schedule.ends(len(batch.x), batch.x.device)
         noise = rng.normal(tuple(batch.x.shape), "reconstruction")
         reconstruction = noisy_reconstruction(batch.x, batch.x, noise, gamma_0, self.spec.levels)
-        return Ends(prior_kl(batch.x, gamma_1), reconstruction)
+        return PriorAndReconstruction(prior_kl(batch.x, gamma_1), reconstruction)
 
-    def diffusion(self, batch: Batch, uniform: Tensor, rng: Random) -> Draw:
+    def diffusion_term(self, batch: Batch, uniform: Tensor, rng: Random) -> DiffusionTerm:
         """The diffusion term in continuous time (eq. 15-17) or for T steps (eq. 13-14), in nats per image."""
         x, noise = batch.x, rng.normal(tuple(batch.x.shape), "diffusion")
         if self.config.steps is None:
@@ -115,7 +115,7 @@ class Model(Trainable, Generative, Bounded, Stepwise):
         # An error of v is one of eps over alpha, and one of x over sigma: the weights are those of eq. 15, 17 and their v-form.
         alpha, _ = alpha_sigma(gamma)
         weight = {"eps": slope, "v": slope * alpha**2, "x": slope * torch.exp(-gamma)}[self.config.prediction]
-        return Draw(0.5 * weight * sum_image(error**2), t)
+        return DiffusionTerm(0.5 * weight * sum_image(error**2), t)
 
     def _output(self, z: Tensor, gamma: Tensor, y: Tensor | None) -> Tensor:
         output: Tensor = self.network(z, self.schedule.input(gamma), y)
