@@ -113,11 +113,11 @@ def _sample(params: schema.Params, name: str, sample: schema.Sample, models: dic
     _said(f"{key}.run is {sample.run!r}: ", model.check_sampling)
     model.schedule.build().times(sample.steps, sampler.spacing)
     kind = plugins.family(family).Model
-    if kind.draws and sampler.kind != "posterior":
+    if kind.samples_x and sampler.kind != "posterior":
         raise ValueError(
             f"{key}.sampler.kind is {sampler.kind!r}; allowed for the family {family}, which draws x_hat: 'posterior'"
         )
-    if sampler.solver and not kind.solvable:
+    if sampler.solver and not kind.has_probability_flow:
         raise ValueError(
             f"{key}.sampler.kind is {sampler.kind!r}; allowed for the family {family}, whose x_hat is not the mean of one "
             "fixed x: samplers that are no solvers of the probability flow, such as 'ancestral'"

@@ -53,7 +53,7 @@ def run(pairs: list[tuple[int, int]], steps: int, points: int, paths: Paths, key
     where = device.pick()
     model = models.load(paths.model, where)
     network = model.model
-    if not isinstance(network, Generative) or not network.solvable:
+    if not isinstance(network, Generative) or not network.has_probability_flow:
         raise ValueError(
             f"{key} is of the family {model.config['run']['family']}, which has no flow to follow back; name another run"
         )

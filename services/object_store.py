@@ -79,7 +79,7 @@ class Server:
         }
 
     def stop(self, grace: float = 20.0) -> None:
-        """PriorAndReconstruction the server: politely, by force after `grace` seconds. Stored objects stay."""
+        """Ends the server: politely, by force after `grace` seconds. Stored objects stay."""
         if self.process is not None:
             self.process.terminate()
             try:

@@ -47,7 +47,7 @@ def start(
 
 
 def stop(process: subprocess.Popen[str], grace: float = 15.0) -> None:
-    """PriorAndReconstruction the whole group: SIGTERM, so that training can save a checkpoint, and SIGKILL after `grace` seconds."""
+    """Ends the whole group: SIGTERM, so that training can save a checkpoint, and SIGKILL after `grace` seconds."""
     for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
         end = time.monotonic() + patience
         try:

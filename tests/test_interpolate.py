@@ -46,7 +46,7 @@ class Exact(Trainable, Generative):
 
 
 class Drawing(Exact):
-    solvable: ClassVar[bool] = False
+    has_probability_flow: ClassVar[bool] = False
 
 
 @pytest.fixture

@@ -90,13 +90,13 @@ class Trainable(nn.Module, ABC):
 class Generative(ABC):
     """A model that goes from noise to data by steps of a noise schedule.
 
-    `solvable`: x_hat is E[x | z_t] of a fixed x, so that solvers of the probability flow apply. `draws`: x_hat is a draw from
+    `has_probability_flow`: x_hat is E[x | z_t] of a fixed x, so that solvers of the probability flow apply. `samples_x`: x_hat is a draw from
     p(x | z_t), so that only the posterior at it gives the density.
     """
 
     schedule: NoiseSchedule
-    solvable: ClassVar[bool] = True
-    draws: ClassVar[bool] = False
+    has_probability_flow: ClassVar[bool] = True
+    samples_x: ClassVar[bool] = False
 
     @abstractmethod
     def reverse(self, z_t: Tensor, s: Tensor, t: Tensor, y: Tensor | None, rng: Random, clip: float | None = None) -> Reverse:

@@ -56,7 +56,7 @@ class Walk:
 class Walker(Block):
     """A sampler. Members of the union in sampler.py add `kind`, options of their own, and another grid where theirs differs.
 
-    `solver`: whether the model's probability flow must be solvable; `clip` keeps x_hat within [-1, 1] before anything is made
+    `solver`: whether the model's probability flow must be has_probability_flow; `clip` keeps x_hat within [-1, 1] before anything is made
     of it: not in the papers of DDPM and DDIM, but in their code; on for pixels. `takes_variances`: whether the variances of the
     steps may be given from outside.
     """

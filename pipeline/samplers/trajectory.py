@@ -29,7 +29,7 @@ def trajectory(
     place of the model's own; start: a latent of `shape` in place of the noise. Grids without duplicates may have fewer steps
     than `steps`; the network is evaluated sampler.evaluations(times) times.
     """
-    assert model.solvable or not sampler.solver, "solvers need a model whose probability flow can be solved"
+    assert model.has_probability_flow or not sampler.solver, "solvers need a model whose probability flow can be solved"
     assert variances is None or sampler.takes_variances, "the other samplers have variances of their own"
     times = model.schedule.times(steps, sampler.spacing).to(device)
     walk = Walk(model, times, random, y, 1.0 if sampler.clip else None, None if variances is None else variances.to(device))

@@ -106,7 +106,7 @@ def test_the_limit_of_infinite_depth():
     for steps in (1, 2, 4, 50):
         assert totals(steps, std=SPREAD**0.5)[1] == pytest.approx(limit(), rel=1e-9)
     uniform = (torch.arange(200, dtype=torch.float64) + 0.5) / 200
-    found = model(std=SPREAD**0.5).diffusion(images(X, 200, SIDE), uniform, GridRandom())
+    found = model(std=SPREAD**0.5).diffusion_term(images(X, 200, SIDE), uniform, GridRandom())
     assert float(found.nats.mean()) / SPEC.dimensions == pytest.approx(limit(), rel=2e-4)
 
 

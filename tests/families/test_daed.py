@@ -138,7 +138,7 @@ def test_the_denoiser_sees_the_first_step_alone_and_the_generator_all_others(sam
     with torch.no_grad():
         built.prior_and_reconstruction(batch(4), RowRandom(0, range(4), 1))
         assert len(seen["denoiser"][-1]) == 4
-        built.diffusion(batch(4), torch.tensor([0.0, 0.3, 0.7, 0.999]), RowRandom(0, range(4), 1))
+        built.diffusion_term(batch(4), torch.tensor([0.0, 0.3, 0.7, 0.999]), RowRandom(0, range(4), 1))
         for steps, sampler in ((2, DDIM(kind="ddim")), (5, Ancestral(kind="ancestral", spacing="trailing"))):
             calls = {group: len(seen[group]) for group in PLAYERS}
             list(trajectory(built, sampler, (3, *SMALL.shape), steps, partial(RowRandom, 0, range(3))))
@@ -247,7 +247,7 @@ def test_the_bound_of_gaussian_data(variance):
     assert bits(ends.prior) == pytest.approx(expected_bound(b, variance)[0], rel=1e-4)
     assert bits(ends.reconstruction) == pytest.approx(decoder_bits(b, X, noise_grid(SIDE)), rel=1e-4)
     uniform = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    found = built.diffusion(images(x, count, side), uniform, GridRandom()).nats.mean() / (side**2 * math.log(2))
+    found = built.diffusion_term(images(x, count, side), uniform, GridRandom()).nats.mean() / (side**2 * math.log(2))
     assert float(found) == pytest.approx(diffusion.sum(), abs=1e-3)
     assert prior < 0.1 < float(found)
 
@@ -258,8 +258,8 @@ def test_above_the_first_step_the_bound_is_ddpms():
     theirs = ddpm.build(read_block(ddpm.Config, {"schedule": LINEAR, "prediction": "v", "network": TINY}, "m"), SPEC)
     theirs.network = GaussianDenoiser("v", theirs.schedule, MEAN, STD)
     data, uniform = images(X, 5, SIDE), torch.tensor([0.0, 0.2, 0.5, 0.8, 0.99])
-    ours = built.diffusion(data, uniform, KeyedRandom(0, 1))
-    found = theirs.diffusion(data, uniform, KeyedRandom(0, 1))
+    ours = built.diffusion_term(data, uniform, KeyedRandom(0, 1))
+    found = theirs.diffusion_term(data, uniform, KeyedRandom(0, 1))
     assert ours.time.equal(found.time)
     torch.testing.assert_close(ours.nats, found.nats, rtol=1e-6, atol=0)
     ours, found = (model.prior_and_reconstruction(data, KeyedRandom(0, 1)) for model in (built, theirs))

@@ -178,8 +178,8 @@ def test_a_step_of_the_reverse_chain():
 
 
 def test_x_hat_is_a_draw_of_which_nothing_can_be_solved():
-    assert ddgan.Model.draws
-    assert not ddgan.Model.solvable
+    assert ddgan.Model.samples_x
+    assert not ddgan.Model.has_probability_flow
 
 
 def test_labels_reach_both_networks():

@@ -51,7 +51,7 @@ def test_diffusion_term_is_the_sum_over_all_steps(schedule, prediction, variance
     count, side = 4000, 8
     x, noise = code_grid(side, MEAN, STD, LEVELS), noise_grid(side)
     uniform = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    found = model(schedule, prediction, variance).diffusion(images(x, count, side), uniform, GridRandom())
+    found = model(schedule, prediction, variance).diffusion_term(images(x, count, side), uniform, GridRandom())
     nats = found.nats.numpy() / (side**2 * math.log(2))
     step = np.rint(found.time.numpy() * STEPS).astype(int)
     np.testing.assert_allclose(found.time, step / STEPS, atol=1e-12)
@@ -68,14 +68,14 @@ def test_steps_are_drawn_where_the_bound_is():
     count, side = 1000, 8
     x = code_grid(side, MEAN, STD, LEVELS)
     uniform = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    nats = model("cosine", "v").diffusion(images(x, count, side), uniform, GridRandom()).nats.numpy()
+    nats = model("cosine", "v").diffusion_term(images(x, count, side), uniform, GridRandom()).nats.numpy()
     evenly = (STEPS - 1) * expected_bound(betas("cosine"), "small", x, noise_grid(side))[2] * side**2 * math.log(2)
     assert nats.std() < 0.7 * evenly.std()
 
 
 def test_any_uniform_number_is_a_step():
     uniform = torch.tensor([0.0, 1e-12, 1 - 1e-12], dtype=torch.float64)
-    found = model("linear", "x").diffusion(images(X, 3, SIDE), uniform, GridRandom())
+    found = model("linear", "x").diffusion_term(images(X, 3, SIDE), uniform, GridRandom())
     assert (found.time * STEPS).tolist() == pytest.approx([2.0, 2.0, STEPS])
 
 
@@ -96,7 +96,7 @@ def test_with_the_exact_denoiser_the_bound_comes_down_to_the_entropy_of_the_code
         nats = weights @ (ends.prior + ends.reconstruction).numpy()
         for i in range(count):
             uniform = torch.full((len(nodes),), (i + 0.5) / count, dtype=torch.float64)
-            nats += weights @ built.diffusion(batch, uniform, rng).nats.numpy() / count
+            nats += weights @ built.diffusion_term(batch, uniform, rng).nats.numpy() / count
         gaps.append(nats / (rows * math.log(2)) + p @ np.log2(p))
     assert 0 < gaps[2] < 0.04
     assert gaps[0] / gaps[1] == pytest.approx(2, rel=0.15)
@@ -109,7 +109,7 @@ def test_the_shortest_chain():
     built = ddpm.build(config, SPEC)
     built.network = Fixed(torch.full((2, 1, SIDE, SIDE), 0.1))
     ends = built.prior_and_reconstruction(images(X, 2, SIDE), GridRandom())
-    diffusion = built.diffusion(images(X, 2, SIDE), torch.tensor([0.1, 0.9], dtype=torch.float64), GridRandom()).nats
+    diffusion = built.diffusion_term(images(X, 2, SIDE), torch.tensor([0.1, 0.9], dtype=torch.float64), GridRandom()).nats
     b = betas("cosine", 2)
     alpha_bar = np.cumprod(1 - b)
     decoder = stats.norm(0.1, math.sqrt(b[1] * (1 - alpha_bar[0]) / (1 - alpha_bar[1])))
@@ -126,7 +126,7 @@ def test_the_bound_measures_a_model_with_clipped_x_hat():
     far, one = model("linear", "x"), model("linear", "x")
     far.network, one.network = Fixed(torch.full_like(batch.x, 5.0)), Fixed(torch.full_like(batch.x, 1.0))
     assert far.prior_and_reconstruction(batch, GridRandom()) == one.prior_and_reconstruction(batch, GridRandom())
-    assert far.diffusion(batch, half, GridRandom()) == one.diffusion(batch, half, GridRandom())
+    assert far.diffusion_term(batch, half, GridRandom()) == one.diffusion_term(batch, half, GridRandom())
     assert float(far.reverse(batch.x, 0 * half, half, None, KeyedRandom(0, 0)).x_hat.max()) == 5.0
 
 

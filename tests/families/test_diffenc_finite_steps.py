@@ -24,7 +24,7 @@ def steps_of_the_model(kind, steps):
 def continuous(kind):
     """L_inf of the model in nats per pixel, from its values at the nodes of a quadrature."""
     times, weights = quadrature()
-    found = smooth(kind).diffusion(images(len(times)), torch.tensor(times), GridRandom())
+    found = smooth(kind).diffusion_term(images(len(times)), torch.tensor(times), GridRandom())
     return float(weights @ found.nats.detach().numpy()) / PIXELS
 
 
@@ -50,7 +50,7 @@ def test_vdm_trained_on_t_steps_has_their_divergences_for_its_loss(steps):
 def test_the_continuous_loss_is_the_integral_over_snr(kind):
     """Eq. 18, and at each time, with a derivative taken from differences."""
     times, _ = quadrature(40)
-    found = smooth(kind).diffusion(images(len(times)), torch.tensor(times), GridRandom()).nats / PIXELS
+    found = smooth(kind).diffusion_term(images(len(times)), torch.tensor(times), GridRandom()).nats / PIXELS
     gamma = (LOW + (HIGH - LOW) * times)[:, None, None]
     np.testing.assert_allclose(found.numpy(), (HIGH - LOW) * encoding.integrand(kind, gamma).mean((1, 2)), rtol=1e-6)
     assert continuous(kind) == pytest.approx(limit(kind), rel=1e-6)

@@ -64,7 +64,7 @@ def test_bound_is_the_integral_over_snr(prediction, std):
     """1/2 int E (x - x_hat)^2 d SNR (Kingma et al. 2021, eq. 18) by quadrature, for a right and a wrong idea of the data."""
     built = gaussian(prediction, std)
     ends = built.prior_and_reconstruction(images(X, 2, SIDE), GridRandom())
-    diffusion = built.diffusion(images(X, TIMES, SIDE), UNIFORM, GridRandom())
+    diffusion = built.diffusion_term(images(X, TIMES, SIDE), UNIFORM, GridRandom())
 
     def integrand(gamma):
         return 0.5 * math.exp(-gamma) * squared_error(special.expit(-gamma), SPREAD, std)
@@ -85,7 +85,7 @@ def test_bound_is_the_integral_over_snr(prediction, std):
 @predictions
 def test_diffusion_term_of_gaussian_data_in_closed_form(prediction):
     """For a denoiser that knows E (x - mean)^2 = s^2 it is the information in z_0 less that in z_1: 1/2 log(1 + s^2 SNR)."""
-    found = gaussian(prediction, math.sqrt(SPREAD)).diffusion(images(X, TIMES, SIDE), UNIFORM, GridRandom())
+    found = gaussian(prediction, math.sqrt(SPREAD)).diffusion_term(images(X, TIMES, SIDE), UNIFORM, GridRandom())
     expected = 0.5 * (math.log2(1 + SPREAD * math.exp(-LOW)) - math.log2(1 + SPREAD * math.exp(-HIGH)))
     assert bits(found.nats) == pytest.approx(expected, abs=1e-4)
 
@@ -105,7 +105,7 @@ def test_with_the_exact_denoiser_the_bound_is_the_entropy_of_the_codes(low):
     told = {"prior": weights @ ends.prior.numpy(), "reconstruction": weights @ ends.reconstruction.numpy(), "diffusion": 0.0}
     for i in range(count):
         uniform = torch.full((len(nodes),), (i + 0.5) / count, dtype=torch.float64)
-        told["diffusion"] += weights @ built.diffusion(batch, uniform, rng).nats.numpy() / count
+        told["diffusion"] += weights @ built.diffusion_term(batch, uniform, rng).nats.numpy() / count
     told = {name: value / (rows * math.log(2)) for name, value in told.items()}
     # The decoder takes codes for equally likely, which costs a little where it has to guess.
     assert entropy - 1e-3 < sum(told.values()) < entropy + (0.01 if low == -8.5 else 1e-3)
@@ -130,7 +130,7 @@ def test_the_bound_does_not_depend_on_the_schedule_between_its_ends(schedule):
     """Kingma et al. 2021, section 5.1."""
     built = bent(gaussian("v", math.sqrt(SPREAD), schedule=schedule))
     with torch.no_grad():
-        found = built.diffusion(images(X, TIMES, SIDE), UNIFORM, GridRandom())
+        found = built.diffusion_term(images(X, TIMES, SIDE), UNIFORM, GridRandom())
     expected = 0.5 * (math.log2(1 + SPREAD * math.exp(-LOW)) - math.log2(1 + SPREAD * math.exp(-HIGH)))
     assert bits(found.nats) == pytest.approx(expected, abs=2e-3)
 
@@ -160,7 +160,7 @@ def test_a_learned_schedule_is_trained_on_the_whole_bound(schedule):
 def test_bound_of_a_chain_of_few_steps(prediction, steps):
     """T/2 E[(SNR(s) - SNR(t)) ||x - x_hat(z_t)||^2] (eq. 13), as a sum over the steps."""
     uniform = (torch.arange(steps, dtype=torch.float64) + 0.5) / steps
-    found = gaussian(prediction, steps=steps).diffusion(images(X, steps, SIDE), uniform, GridRandom())
+    found = gaussian(prediction, steps=steps).diffusion_term(images(X, steps, SIDE), uniform, GridRandom())
     snr = np.exp(-(LOW + (HIGH - LOW) * np.arange(steps + 1) / steps))
     terms = 0.5 * (snr[:-1] - snr[1:]) * squared_error(snr[1:] / (1 + snr[1:]), SPREAD, STD) / math.log(2)
     np.testing.assert_allclose(found.nats / (SPEC.dimensions * math.log(2)), steps * terms, rtol=2e-3)
@@ -203,7 +203,7 @@ def test_diffusion_loss_at_initialisation_as_printed(mean_square, prediction, pr
     """Only the second moment of the data counts."""
     x = np.where(np.arange(SIDE) % 2, 1, -1) * math.sqrt(mean_square)
     built = model(prediction, Echo)
-    found = built.diffusion(images(x, TIMES, SIDE), UNIFORM, GridRandom())
+    found = built.diffusion_term(images(x, TIMES, SIDE), UNIFORM, GridRandom())
     assert bits(found.nats) == pytest.approx(printed, abs=1e-3)
     loss = built.loss("model", images(x, TIMES, SIDE), 1, GridRandom(0.5 / TIMES))
     assert float(loss.total.mean()) == pytest.approx(printed, abs=1e-3)
@@ -220,7 +220,7 @@ def test_a_network_that_says_no_noise_costs_the_same_on_any_data():
 @predictions
 def test_weight_at_each_time(prediction):
     """Row by row, 1/2 gamma' SNR E (x - x_hat)^2 over the density of times: a mean may hide a weight wrong at both ends."""
-    found = gaussian(prediction).diffusion(images(X, TIMES, SIDE), UNIFORM, GridRandom())
+    found = gaussian(prediction).diffusion_term(images(X, TIMES, SIDE), UNIFORM, GridRandom())
     time = found.time.numpy()
     gamma = LOW + (HIGH - LOW) * time
     expected = 0.5 * (HIGH - LOW) * np.exp(-gamma) * squared_error(special.expit(-gamma), SPREAD, STD) / math.log(2)

@@ -67,7 +67,7 @@ class Mixture(Generative):
 class Drawing(Mixture):
     """Says an x_hat drawn from p(x | z_t), as a perfect denoising diffusion GAN would."""
 
-    solvable = False
+    has_probability_flow = False
 
     def reverse(self, z_t: Tensor, s: Tensor, t: Tensor, y: Tensor | None, rng: Random, clip: float | None = None) -> Reverse:
         self.evaluations += 1

@@ -75,8 +75,8 @@ class Pair:
 
 class Model(Trainable, Generative):
     optimizer_group_names: ClassVar[tuple[str, ...]] = ("discriminator", "generator")
-    solvable: ClassVar[bool] = False
-    draws: ClassVar[bool] = True
+    has_probability_flow: ClassVar[bool] = False
+    samples_x: ClassVar[bool] = True
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
         super().__init__()

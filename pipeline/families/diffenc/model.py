@@ -81,7 +81,7 @@ class Encoded:
 
 class Model(Trainable, Generative, LikelihoodModel, FiniteStepModel):
     # What is noised moves with the noise level, so the flow has a further term that solvers do not know.
-    solvable: ClassVar[bool] = False
+    has_probability_flow: ClassVar[bool] = False
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
         super().__init__()
