@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from pipeline.samplers.base import Walker
+    from pipeline.samplers.base import Sampler
     from pipeline.store.models import Saved
 
 BATCH = 100
@@ -62,7 +62,7 @@ class Generated:
 
 
 def generate(
-    model: Saved, sampler: Walker, steps: int, images: int, seed: int, where: torch.device, precision: str,
+    model: Saved, sampler: Sampler, steps: int, images: int, seed: int, where: torch.device, precision: str,
     guidance: float | None = None, decode: Callable[[Tensor], Tensor] | None = None, batch: int = BATCH, label: str = "sample",
 ) -> Generated:  # fmt: skip
     """Images 0..images-1 of a seed. Every batch is timed alike, after a warm-up step, synchronised with the device.
@@ -187,7 +187,7 @@ def run(cfg: schema.Sample, paths: Paths, key: str) -> None:
     print(f"{key}: {cfg.images} images, {rate:.3g} images/s, {made.evaluations} network evaluations each", flush=True)
 
 
-def described(sampler: Walker, guidance: float | None, class_conditional: bool) -> str:
+def described(sampler: Sampler, guidance: float | None, class_conditional: bool) -> str:
     """The sampler in a few words, with guidance, or that the classes are asked for in turn, as in "ddim, guidance 2"."""
     if guidance is not None:
         return f"{sampler.described()}, guidance {guidance:g}"

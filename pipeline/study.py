@@ -95,7 +95,7 @@ def distances(
                     model.model, Ancestral(kind="ancestral"), shape, depth, lambda step: RowRandom(cfg.seed, rows, step, where),
                     device=where, variances=variances if choice == "optimal" else None,
                 )  # fmt: skip
-                for index, (z, _) in enumerate(walk):  # noqa: B007 - the last z is what is wanted
+                for index, (z, _) in enumerate(context):  # noqa: B007 - the last z is what is wanted
                     progress.update(cfg.samples if index else 0)
                 assert z is not None
                 codes = to_codes(z, levels).cpu().numpy()

@@ -9,10 +9,10 @@ from pydantic import model_validator
 from torch import Tensor
 
 from pipeline.diffusion.gaussian import Reverse, per_image, posterior_std, transition_std
-from pipeline.samplers.base import Walk, Walker
+from pipeline.samplers.base import Sampler, SamplerContext
 
 
-class Ancestral(Walker):
+class Ancestral(Sampler):
     """z_s = mean + std noise: a draw from p(z_s | z_t).
 
     `variance`: `model` is the model's own, also where it is learned; `small` and `large` are those of DDPM for the jump from t
@@ -37,15 +37,15 @@ class Ancestral(Walker):
     def optimal_variance(self) -> bool:
         return self.variance == "optimal"
 
-    def step(self, walk: Walk, index: int, z: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
+    def step(self, context: SamplerContext, index: int, z: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
         del before
-        reverse = walk.reverse(z, index)
-        return reverse.mean + self._std(walk, index, reverse) * walk.noise(z, index), reverse.x_hat
+        reverse = context.reverse(z, index)
+        return reverse.mean + self._std(context, index, reverse) * context.noise(z, index), reverse.x_hat
 
-    def _std(self, walk: Walk, index: int, reverse: Reverse) -> Tensor:
-        gamma_s, gamma_t = walk.gammas(reverse.mean, index)
-        if walk.variances is not None:
-            std = walk.variances[index].sqrt().expand_as(gamma_s)
+    def _std(self, context: SamplerContext, index: int, reverse: Reverse) -> Tensor:
+        gamma_s, gamma_t = context.gammas(reverse.mean, index)
+        if context.variances is not None:
+            std = context.variances[index].sqrt().expand_as(gamma_s)
         elif self.variance == "small":
             return per_image(posterior_std(gamma_s, gamma_t), reverse.mean)
         elif self.variance == "large":
@@ -53,7 +53,7 @@ class Ancestral(Walker):
         else:
             assert self.variance == "model", "the optimal variances are given"
             return reverse.std
-        return per_image(torch.zeros_like(std) if walk.last(index) else std, reverse.mean)
+        return per_image(torch.zeros_like(std) if context.last(index) else std, reverse.mean)
 
 
 Config = Ancestral

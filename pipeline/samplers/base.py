@@ -1,4 +1,4 @@
-"""The contract of samplers: a `Walk`, which is a model on a grid of times, and the `Walker`, which takes its steps."""
+"""The contract of samplers: a `SamplerContext`, which is a model on a grid of times, and the `Sampler`, which takes its steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.diffusion.schedule import Spacing
 
 
 @dataclass(frozen=True)
-class Walk:
+class SamplerContext:
     """Step i of 0..steps-1 goes from t = times[i] to s = times[i + 1].
 
     times: (steps + 1,) float64, falling to 0; random(step): the randomness of that step, where 0 is the start and i + 1 is
@@ -53,7 +53,7 @@ class Walk:
         return self.random(index + 1).normal(tuple(z.shape), "noise")
 
 
-class Walker(Block):
+class Sampler(Block):
     """A sampler. Members of the union in sampler.py add `kind`, options of their own, and another grid where theirs differs.
 
     `solver`: whether the model's probability flow must be has_probability_flow; `clip` keeps x_hat within [-1, 1] before anything is made
@@ -95,5 +95,5 @@ class Walker(Block):
         return False
 
     @abstractmethod
-    def step(self, walk: Walk, index: int, z: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
+    def step(self, context: SamplerContext, index: int, z: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
         """z_s and x_hat from z = z_t, each (B, C, H, W); before: x_hat of the step before, None in the first."""

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.gaussian import alpha_sigma, per_image
-from pipeline.samplers.base import Walk
+from pipeline.samplers.base import SamplerContext
 
 
-def held(walk: Walk, index: int, z: Tensor, x_hat: Tensor) -> Tensor:
+def held(context: SamplerContext, index: int, z: Tensor, x_hat: Tensor) -> Tensor:
     """z_s where x_hat stays the same all through the step: sigma_s / sigma_t z_t + alpha_s (1 - exp(-h)) x_hat, h in lambda."""
-    gamma_s, gamma_t = walk.gammas(z, index)
+    gamma_s, gamma_t = context.gammas(z, index)
     alpha_s, sigma_s = alpha_sigma(gamma_s)
     of_x = alpha_s * -torch.expm1(0.5 * (gamma_s - gamma_t))
     return per_image(sigma_s / alpha_sigma(gamma_t)[1], z) * z + per_image(of_x, z) * x_hat

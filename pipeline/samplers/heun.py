@@ -7,11 +7,11 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from pipeline.diffusion.schedule import Spacing
-from pipeline.samplers.base import Walk, Walker
+from pipeline.samplers.base import Sampler, SamplerContext
 from pipeline.samplers.flow import held
 
 
-class Heun(Walker):
+class Heun(Sampler):
     """Heun's method: the mean of x_hat at both ends of the step. 2S - 1 network evaluations.
 
     In this form, and not in eps_hat over sigma / alpha (Karras et al. 2022, algorithm 1), since large steps of the log-SNR are
@@ -26,13 +26,13 @@ class Heun(Walker):
     def evaluations(self, times: Tensor) -> int:
         return 2 * (len(times) - 1) - 1
 
-    def step(self, walk: Walk, index: int, z: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
+    def step(self, context: SamplerContext, index: int, z: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
         del before
-        x_hat = walk.reverse(z, index).x_hat
-        z_s = held(walk, index, z, x_hat)
-        if walk.last(index):
+        x_hat = context.reverse(z, index).x_hat
+        z_s = held(context, index, z, x_hat)
+        if context.last(index):
             return z_s, x_hat
-        return held(walk, index, z, 0.5 * (x_hat + walk.reverse(z_s, index + 1).x_hat)), x_hat
+        return held(context, index, z, 0.5 * (x_hat + context.reverse(z_s, index + 1).x_hat)), x_hat
 
 
 Config = Heun

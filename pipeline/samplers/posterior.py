@@ -7,10 +7,10 @@ from typing import Literal
 from torch import Tensor
 
 from pipeline.diffusion.gaussian import per_image, posterior_std
-from pipeline.samplers.base import Walk, Walker
+from pipeline.samplers.base import Sampler, SamplerContext
 
 
-class Posterior(Walker):
+class Posterior(Sampler):
     """z_s ~ q(z_s | z_t, x_hat) with an x_hat that the model draws (Xiao, Kreis, Vahdat 2022, eq. 5): denoising diffusion GANs.
 
     Where x_hat is drawn from p(x | z_t), any number of steps gives the density; where it is E[x | z_t], this is ancestral
@@ -19,10 +19,10 @@ class Posterior(Walker):
 
     kind: Literal["posterior"]
 
-    def step(self, walk: Walk, index: int, z: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
+    def step(self, context: SamplerContext, index: int, z: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
         del before
-        reverse = walk.reverse(z, index)
-        return reverse.mean + per_image(posterior_std(*walk.gammas(z, index)), z) * walk.noise(z, index), reverse.x_hat
+        reverse = context.reverse(z, index)
+        return reverse.mean + per_image(posterior_std(*context.gammas(z, index)), z) * context.noise(z, index), reverse.x_hat
 
 
 Config = Posterior

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from pipeline.core.contracts import Generative, Random
 from pipeline.diffusion.gaussian import alpha_sigma, per_image
-from pipeline.samplers.base import Walk, Walker
+from pipeline.samplers.base import Sampler, SamplerContext
 
 
 def trajectory(
     model: Generative,
-    sampler: Walker,
+    sampler: Sampler,
     shape: tuple[int, ...],
     steps: int,
     random: Callable[[int], Random],
@@ -32,12 +32,14 @@ def trajectory(
     assert model.has_probability_flow or not sampler.solver, "solvers need a model whose probability flow can be solved"
     assert variances is None or sampler.takes_variances, "the other samplers have variances of their own"
     times = model.schedule.times(steps, sampler.spacing).to(device)
-    walk = Walk(model, times, random, y, 1.0 if sampler.clip else None, None if variances is None else variances.to(device))
+    walk = SamplerContext(
+        model, times, random, y, 1.0 if sampler.clip else None, None if variances is None else variances.to(device)
+    )
     z = random(0).normal(shape, "start") if start is None else start.to(device)
     yield z, None
     x_hat = None
-    for index in range(walk.steps):
-        z, x_hat = sampler.step(walk, index, z, x_hat)
-        if walk.last(index):
-            z = z / per_image(alpha_sigma(walk.gammas(z, index)[0])[0], z)
+    for index in range(context.steps):
+        z, x_hat = sampler.step(context, index, z, x_hat)
+        if context.last(index):
+            z = z / per_image(alpha_sigma(context.gammas(z, index)[0])[0], z)
         yield z, x_hat

@@ -305,7 +305,7 @@ def test_samples_of_gaussian_data(sampler, prediction):
     a = 1 - built.schedule.beta_1
     at_level_1 = math.sqrt(a * STD**2 + 1 - a)
     tolerance = {"rel": 0.03}
-    assert len(walk) == built.schedule.steps + 1
+    assert len(context) == built.schedule.steps + 1
     assert float(walk[-2].mean()) == pytest.approx(math.sqrt(a) * MEAN, abs=0.01)
     assert float(walk[-2].std()) == pytest.approx(at_level_1, **tolerance)
     assert float(walk[-1].mean()) == pytest.approx(MEAN, abs=0.005)

@@ -10,7 +10,7 @@ from scipy.integrate import solve_ivp
 
 from pipeline.diffusion.gaussian import alpha_sigma
 from pipeline.diffusion.schedule import DiscreteSchedule, LinearLogSNRSchedule, cosine_betas, linear_betas
-from pipeline.samplers.base import Walk
+from pipeline.samplers.base import SamplerContext
 from pipeline.samplers.ddim import DDIM
 from pipeline.samplers.dpmpp_2m import DPMSolver
 from pipeline.samplers.heun import Heun
@@ -66,7 +66,7 @@ def test_40_steps_do_what_ddim_does_not_in_100(data, schedule):
 
 
 def states(schedule, sampler, steps):
-    """xbar = z / alpha at every moment of a walk, sigma / alpha there, and x_hat of every step."""
+    """xbar = z / alpha at every moment of a context, sigma / alpha there, and x_hat of every step."""
     seen = walk(two(schedule), sampler, steps)
     times = schedule.times(steps, sampler.spacing)
     alpha, sigma = (c.numpy() for c in alpha_sigma(schedule.gamma(times)))
@@ -128,7 +128,7 @@ def test_one_step_of_heun_against_a_fine_solution(data):
         ends = (sigma_t / alpha_t, sigma_s / alpha_s)
         exact = solve_ivp(eps_hat, ends, START / alpha_t, rtol=1e-11, atol=1e-12).y[:, -1] * alpha_s
         z = torch.tensor(START).reshape(1, 1, 1, -1)
-        found = default(Heun).step(Walk(model, times, no_randomness), 0, z, None)[0].flatten().numpy()
+        found = default(Heun).step(SamplerContext(model, times, no_randomness), 0, z, None)[0].flatten().numpy()
         long.append(np.abs(found - exact).mean())
     assert math.log2(long[0] / long[1]) == pytest.approx(3, abs=0.25)
     assert long[1] < 2e-5
@@ -158,9 +158,9 @@ def test_steps_of_unequal_length(sampler):
     found = []
     for count in (60, 120, 240):
         times = torch.cat([torch.linspace(1, 1 / 3, count // 3 + 1), torch.linspace(1 / 3, 0, 2 * count // 3 + 1)[1:]]).double()
-        walk, z, before = Walk(model, times, no_randomness), torch.tensor(START).reshape(-1, 1, 1, 1), None
+        context, z, before = SamplerContext(model, times, no_randomness), torch.tensor(START).reshape(-1, 1, 1, 1), None
         for index in range(count):
-            z, before = default(sampler).step(walk, index, z, before)
+            z, before = default(sampler).step(context, index, z, before)
         x = z.flatten().numpy() * math.sqrt(1 + math.exp(-8))
         found.append(np.abs(x - model.flow(START)).mean())
     np.testing.assert_allclose(np.log2(np.array(found[:-1]) / found[1:]), 2, atol=0.15)
