@@ -14,7 +14,7 @@ from pipeline.families.daed.schedule import (
     LinearCombine,
     Merged,
     Split,
-    SplitSchedule,
+    TwoPartSchedule,
     merge_at,
     step_probabilities,
 )
@@ -50,7 +50,7 @@ TABLE = {
 def test_schedules_as_printed(steps, beta):
     schedule = read(kind="linear-beta", steps=steps, first=1e-3).build() if beta is None else combine(steps, beta)
     first, second, last, level_1, level_t, turns = TABLE[steps, beta]
-    assert isinstance(schedule, SplitSchedule)
+    assert isinstance(schedule, TwoPartSchedule)
     assert schedule.steps == steps
     np.testing.assert_allclose(schedule.betas()[[0, 1, -1]], [first, second, last], rtol=3e-5)
     found = alpha_bar(schedule)

@@ -35,7 +35,7 @@ from pipeline.diffusion.gaussian import Reverse, alpha_sigma, diffuse, per_image
 from pipeline.diffusion.likelihood import bits_per_dim, mean_image, prior_kl
 from pipeline.diffusion.prediction import Prediction, target, to_x
 from pipeline.diffusion.times import stratified
-from pipeline.families.daed.schedule import Split, SplitSchedule, TimeSampling, step_probabilities
+from pipeline.families.daed.schedule import Split, TimeSampling, TwoPartSchedule, step_probabilities
 from pipeline.networks.choice import Network
 from pipeline.networks.guidance import drop_labels, guided
 from pipeline.networks.unet import UNetConfig
@@ -96,7 +96,7 @@ class Config(Guidable):
 
 class Model(Trainable, Generative, LikelihoodModel):
     optimizer_group_names: ClassVar[tuple[str, ...]] = ("denoiser", "generator")
-    schedule: SplitSchedule
+    schedule: TwoPartSchedule
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
         super().__init__()

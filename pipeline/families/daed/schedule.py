@@ -22,7 +22,7 @@ from pipeline.diffusion.schedule import DiscreteSchedule, NoiseSchedule, Spacing
 TimeSampling = Literal["uniform", "code", "paper"]
 
 
-class SplitSchedule(DiscreteSchedule):
+class TwoPartSchedule(DiscreteSchedule):
     """The chain without its levels 1..merged; what was level merged + 1 is level 1, at which the first step ends.
 
     `input` stays that of the whole chain, so that a network that was trained on the whole chain sees what it knows.
@@ -71,7 +71,7 @@ def merge_at(chain: DiscreteSchedule, beta_1: float) -> int:
     return int((torch.sigmoid(-chain.table[1:]) - (1 - beta_1)).abs().argmin())
 
 
-def step_probabilities(sampling: TimeSampling, schedule: SplitSchedule) -> Tensor:
+def step_probabilities(sampling: TimeSampling, schedule: TwoPartSchedule) -> Tensor:
     """p(step), (T,) float64, of steps 0..T-1 of which 0 is the denoiser's.
 
     `uniform`: 1/T. `code`: beta_1 T for step 0 and 1 for the others, so p(0) = beta_1 T / (beta_1 T + T - 1), about
@@ -89,7 +89,7 @@ def step_probabilities(sampling: TimeSampling, schedule: SplitSchedule) -> Tenso
     return weights / weights.sum()
 
 
-def split_betas(steps: int) -> Tensor:
+def two_part_betas(steps: int) -> Tensor:
     """(T,) from 0.001 * 1000/T to 0.02 * 1000/T: the linear betas of the paper's code, which begin at ten times DDPM's.
 
     Below T = 10 the code has 0.01 * 100/T to 0.02 * 100/T.
@@ -120,33 +120,33 @@ class FirstStep(Block):
 class LinearBeta(chains.LinearBeta):
     """As in DDPM; the first step, with the chain's own beta, is the denoiser's."""
 
-    def build(self) -> SplitSchedule:
-        return SplitSchedule(super().build())
+    def build(self) -> TwoPartSchedule:
+        return TwoPartSchedule(super().build())
 
 
 class ScaledLinearBeta(chains.ScaledLinearBeta):
     """As in latent diffusion; the first step, with the chain's own beta, is the denoiser's."""
 
-    def build(self) -> SplitSchedule:
-        return SplitSchedule(super().build())
+    def build(self) -> TwoPartSchedule:
+        return TwoPartSchedule(super().build())
 
 
 class CosineBeta(chains.CosineBeta):
     """As in improved DDPM; the first step, with the chain's own beta, is the denoiser's."""
 
-    def build(self) -> SplitSchedule:
-        return SplitSchedule(super().build())
+    def build(self) -> TwoPartSchedule:
+        return TwoPartSchedule(super().build())
 
 
 class RandomWalk(chains.RandomWalk):
     """The random walk; the first step, with the chain's own beta, is the denoiser's."""
 
-    def build(self) -> SplitSchedule:
-        return SplitSchedule(super().build())
+    def build(self) -> TwoPartSchedule:
+        return TwoPartSchedule(super().build())
 
 
 class LinearCombine(Block):
-    """`split_betas` of `steps` with the first replaced: the steps above are spread anew, a little larger than merging's."""
+    """`two_part_betas` of `steps` with the first replaced: the steps above are spread anew, a little larger than merging's."""
 
     kind: Literal["linear-combine"]
     steps: Annotated[int, Field(ge=3)] = 900
@@ -161,10 +161,10 @@ class LinearCombine(Block):
             )
         return self
 
-    def build(self) -> SplitSchedule:
-        betas = split_betas(self.steps)
+    def build(self) -> TwoPartSchedule:
+        betas = two_part_betas(self.steps)
         betas[0] = self.first.beta_1
-        return SplitSchedule(DiscreteSchedule(betas))
+        return TwoPartSchedule(DiscreteSchedule(betas))
 
 
 class Merged(Block):
@@ -190,9 +190,9 @@ class Merged(Block):
             )
         return self
 
-    def build(self) -> SplitSchedule:
+    def build(self) -> TwoPartSchedule:
         chain = self.of.build()
-        return SplitSchedule(chain, merge_at(chain, self.first.beta_1))
+        return TwoPartSchedule(chain, merge_at(chain, self.first.beta_1))
 
 
 Split = Annotated[LinearBeta | ScaledLinearBeta | CosineBeta | RandomWalk | LinearCombine | Merged, Field(discriminator="kind")]
