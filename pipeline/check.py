@@ -29,8 +29,8 @@ def check(params: schema.Params) -> None:
         for name, run in block.items()
     }
     _roles(params, models)
-    for name in params.combined:
-        models[name] = _combined(params, name)
+    for name in params.composed:
+        models[name] = _composed(params, name)
     for name, sample in params.samples.items():
         try:
             _sample(params, name, sample, models)
@@ -51,12 +51,12 @@ def _trainable(run: schema.Run, params: schema.Params, key: str) -> Any:
     return model
 
 
-def _combined(params: schema.Params, name: str) -> Any:
-    """The model block of what combined.NAME comes to."""
+def _composed(params: schema.Params, name: str) -> Any:
+    """The model block of what composed.NAME comes to."""
     from pipeline.families.daed import model as daed
-    from pipeline.families.daed.compose import joined
+    from pipeline.families.daed.compose import composed_run
 
-    return read_block(daed.Config, joined(params, name).model, f"combined.{name}")
+    return read_block(daed.Config, composed_run(params, name).model, f"composed.{name}")
 
 
 def _roles(params: schema.Params, models: dict[str, Any]) -> None:

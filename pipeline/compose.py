@@ -16,7 +16,7 @@ from pipeline.config import schema
 from pipeline.config.load import load_params, read_block
 from pipeline.core import artifacts, command
 from pipeline.core.layout import Layout
-from pipeline.families.daed.compose import join
+from pipeline.families.daed.compose import compose
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Paths:
     out: Path
 
 
-def run(parts: schema.Combined, paths: Paths, key: str) -> None:
+def run(parts: schema.Composed, paths: Paths, key: str) -> None:
     """Writes the model of `parts`. `key`: where it stands in params.yaml, for messages."""
     from pipeline.core.code import trained_by
     from pipeline.store import models
@@ -41,7 +41,7 @@ def run(parts: schema.Combined, paths: Paths, key: str) -> None:
             f"data {versions[1][:8]}; allowed: one version of the data; run: dvc repro"
         )
     ours, theirs = (read_block(schema.Run, half.config["run"], key) for half in (denoiser, generator))
-    made_of_both = join(parts, ours, theirs, key)
+    made_of_both = compose(parts, ours, theirs, key)
     group, network = ("model", "network") if theirs.family == "ddpm" else ("generator", "generator")
     first: Any = denoiser.model
     model: Any = models.build(made_of_both, first.spec, key)
@@ -80,13 +80,13 @@ def _valid(described: Mapping[str, Any], group: str, name: str) -> dict[str, flo
 
 def main(argv: list[str] | None = None) -> int:
     parser = command.parser(__doc__)
-    parser.add_argument("name", help="a name under combined:")
+    parser.add_argument("name", help="a name under composed:")
     args = parser.parse_args(argv)
 
     def work() -> None:
-        parts = command.choose(load_params(args.params).combined, args.name, "combined")
+        parts = command.choose(load_params(args.params).composed, args.name, "composed")
         folders = [Layout().run(name) for name in (parts.denoiser, parts.generator, args.name)]
-        run(parts, Paths(*folders), f"combined.{args.name}")
+        run(parts, Paths(*folders), f"composed.{args.name}")
 
     return command.guarded(work)
 

@@ -96,7 +96,7 @@ def run(pairs: list[tuple[int, int]], steps: int, points: int, paths: Paths, key
 
 def main(argv: list[str] | None = None) -> int:
     parser = command.parser(__doc__)
-    parser.add_argument("run", help="a name under runs: or combined:")
+    parser.add_argument("run", help="a name under runs: or composed:")
     parser.add_argument("--images", type=int, nargs="+", default=[0, 1, 2, 3], help="test images, in pairs (default: 0 1 2 3)")
     parser.add_argument("--steps", type=int, default=100, help="steps of each way (default: %(default)s)")
     parser.add_argument("--points", type=int, default=9, help="latents per row, both ends included (default: %(default)s)")
@@ -105,8 +105,8 @@ def main(argv: list[str] | None = None) -> int:
 
     def work() -> None:
         params = load_params(args.params)
-        if args.run not in {**params.runs, **params.combined}:
-            raise ValueError(f"runs has no {args.run!r}; allowed: {', '.join([*params.runs, *params.combined])}")
+        if args.run not in {**params.runs, **params.composed}:
+            raise ValueError(f"runs has no {args.run!r}; allowed: {', '.join([*params.runs, *params.composed])}")
         if len(args.images) % 2:
             raise ValueError(f"--images names {len(args.images)} images; allowed: an even number, as they go in pairs")
         if args.points < 2:

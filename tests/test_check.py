@@ -104,15 +104,15 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
         "runs.daed.model.schedule.first", {"beta": 0.1, "logsnr": 2.2}, ["runs.daed.model.schedule", "exactly one of both"],
     ),
     "sample of a denoiser alone": (
-        "runs.daed.model.parts", "denoiser", ["daed", "trains a denoiser alone", "combined:"],
+        "runs.daed.model.parts", "denoiser", ["daed", "trains a denoiser alone", "composed:"],
     ),
     "combination of an unknown run": (
-        "combined.daed-two-stage.denoiser", "dead", ["combined.daed-two-stage.denoiser is 'dead'", "did you mean 'daed'?"],
+        "composed.daed-two-stage.denoiser", "dead", ["composed.daed-two-stage.denoiser is 'dead'", "did you mean 'daed'?"],
     ),
     "combination across data": (
-        "combined.daed-two-stage.generator", "latent", ["combined.daed-two-stage joins", "data/prepared", "data/latents/kl"],
+        "composed.daed-two-stage.generator", "latent", ["composed.daed-two-stage joins", "data/prepared", "data/latents/kl"],
     ),
-    "codec and run of one name": ("combined.vdm", {"denoiser": "daed", "generator": "ddpm"}, ["combined.vdm has the name of"]),
+    "codec and run of one name": ("composed.vdm", {"denoiser": "daed", "generator": "ddpm"}, ["composed.vdm has the name of"]),
 }  # fmt: skip
 
 
@@ -143,7 +143,7 @@ def test_a_generator_that_draws_cannot_be_guided(tmp_path: Path, capsys: pytest.
         ("samples.vdm-heun-3.sampler.kind", "dpmpp_2m"),
         ("samples.daed-two-stage-ddim-4.sampler", {"kind": "ancestral", "variance": "large", "spacing": "quadratic"}),
         ("runs.ddgan.training.batch", 36),
-        ("combined", {"daed-two-stage": {"denoiser": "daed", "generator": "daed"}}),
+        ("composed", {"daed-two-stage": {"denoiser": "daed", "generator": "daed"}}),
     ],
 )
 def test_what_goes_together_is_allowed(where: str, value: Any, tmp_path: Path) -> None:

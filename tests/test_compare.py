@@ -135,7 +135,7 @@ def test_combined_runs_and_latents_have_their_family(root: Path) -> None:
     training = {"steps": 10, "learning_rate": 1e-3}
     raw = cfg.model_dump(mode="json", by_alias=True) | {
         "codecs": {"kl": {"family": "autoencoder", "data": "data/prepared", "training": training}},
-        "combined": {"both": {"denoiser": "ddpm", "generator": "ddpm"}},
+        "composed": {"both": {"denoiser": "ddpm", "generator": "ddpm"}},
     }
     raw["runs"]["latent"] = raw["runs"]["ddpm"] | {"data": "data/latents/kl"}
     read = type(cfg).model_validate(tuples(raw))

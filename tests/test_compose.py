@@ -60,7 +60,7 @@ PARAMS: dict[str, Any] = {
 
 
 def params(folder: Path, denoiser: str, generator: str) -> schema.Params:
-    values = {**copy.deepcopy(PARAMS), "combined": {"both-halves": {"denoiser": denoiser, "generator": generator}}}
+    values = {**copy.deepcopy(PARAMS), "composed": {"both-halves": {"denoiser": denoiser, "generator": generator}}}
     (folder / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     return load_params(folder / "params.yaml")
 
@@ -97,18 +97,18 @@ def paths(folder: Path, denoiser: str, generator: str) -> compose.Paths:
     return compose.Paths(ours, theirs, folder / "out")
 
 
-def combined(folder: Path, denoiser: str, generator: str) -> tuple[models.Saved, models.Saved, models.Saved]:
+def composed(folder: Path, denoiser: str, generator: str) -> tuple[models.Saved, models.Saved, models.Saved]:
     """The denoiser's run, the generator's, and what comes of them."""
     ours, theirs = train(folder, denoiser), train(folder, generator)
-    parts = schema.Combined(denoiser=denoiser, generator=generator)
-    compose.run(parts, paths(folder, denoiser, generator), "combined.x")
+    parts = schema.Composed(denoiser=denoiser, generator=generator)
+    compose.run(parts, paths(folder, denoiser, generator), "composed.x")
     return ours, theirs, models.load(folder / "out")
 
 
 @torch.no_grad()
 def test_a_ddpm_and_a_denoiser_walk_as_by_hand(tmp_path: Path) -> None:
     """The DDPM's own steps down to the level nearest to beta_1 = 0.1, then the denoiser's x_hat, told its own level."""
-    ours, theirs, made = combined(tmp_path, "denoiser", "ddpm")
+    ours, theirs, made = composed(tmp_path, "denoiser", "ddpm")
     model, chain = made.model, theirs.model.schedule
     alpha_bar = alpha_sigma(chain.table)[0] ** 2
     stop = int((alpha_bar - 0.9).abs().argmin())
@@ -135,7 +135,7 @@ def test_a_ddpm_and_a_denoiser_walk_as_by_hand(tmp_path: Path) -> None:
 
 
 def test_what_is_written(tmp_path: Path) -> None:
-    ours, theirs, made = combined(tmp_path, "denoiser", "ddpm")
+    ours, theirs, made = composed(tmp_path, "denoiser", "ddpm")
     assert set(theirs.config) < set(made.config)
     assert made.config["run"]["family"] == "daed"
     assert made.config["run"]["model"]["denoiser_network"]["widths"] == [32]
@@ -157,8 +157,8 @@ def test_what_is_written(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_other_pairs(denoiser: str, generator: str, kind: str, tmp_path: Path) -> None:
     """The chain is the generator's own where its first level is the denoiser's, or what is left of it above."""
-    _, theirs, made = combined(tmp_path, denoiser, generator)
-    checked = daed_compose.joined(params(tmp_path, denoiser, generator), "both-halves")
+    _, theirs, made = composed(tmp_path, denoiser, generator)
+    checked = daed_compose.composed_run(params(tmp_path, denoiser, generator), "both-halves")
     assert checked.model_dump(mode="json")["model"] == made.config["run"]["model"]
     assert made.config["run"]["model"]["schedule"]["kind"] == kind
     table, whole = made.model.schedule.table, theirs.model.schedule.table
@@ -186,14 +186,14 @@ REFUSED = {
 def test_pairs_that_do_not_fit_are_refused_before_and_after_training(pair: tuple[str, str], tmp_path: Path) -> None:
     said = []
     with pytest.raises(ValueError) as error:
-        daed_compose.joined(params(tmp_path, *pair), "both-halves")
+        daed_compose.composed_run(params(tmp_path, *pair), "both-halves")
     said.append(str(error.value).replace("both-halves", "x"))
     with pytest.raises(ValueError) as error:
-        combined(tmp_path, *pair)
+        composed(tmp_path, *pair)
     said.append(str(error.value))
     assert REFUSED[pair] in said[0]
     assert said[0] == said[1]
-    assert said[0].startswith("combined.x")
+    assert said[0].startswith("composed.x")
     assert not (tmp_path / "out").exists()
 
 
@@ -203,8 +203,10 @@ def test_a_generator_never_makes_levels_that_it_was_not_trained_for(tmp_path: Pa
     values["runs"]["low"] = run("daed", schedule={**COMBINED, "first": {"logsnr": 4.0}}, parts="denoiser")
     runs = {name: read_block(schema.Run, block, name) for name, block in values["runs"].items()}
     with pytest.raises(ValueError, match=r"log-SNR 4 and .* nearest level has 2.1"):
-        daed_compose.join(schema.Combined(denoiser="low", generator="generator"), runs["low"], runs["generator"], "combined.x")
-    made = daed_compose.join(schema.Combined(denoiser="low", generator="ddpm"), runs["low"], runs["ddpm"], "combined.x")
+        daed_compose.compose(
+            schema.Composed(denoiser="low", generator="generator"), runs["low"], runs["generator"], "composed.x"
+        )
+    made = daed_compose.compose(schema.Composed(denoiser="low", generator="ddpm"), runs["low"], runs["ddpm"], "composed.x")
     assert made.model["schedule"]["first"]["logsnr"] == pytest.approx(4.0, abs=0.1)
 
 
@@ -216,20 +218,20 @@ def test_any_level_but_the_last_is_one_to_stop_at() -> None:
         first = {"logsnr": -float(table[level])}
         denoiser = run("daed", schedule={**COMBINED, "first": first}, parts="denoiser")
         ours = read_block(schema.Run, denoiser, "denoiser")
-        made = daed_compose.join(schema.Combined(denoiser="d", generator="g"), ours, ddpm, "combined.x")
+        made = daed_compose.compose(schema.Composed(denoiser="d", generator="g"), ours, ddpm, "composed.x")
         assert models.build(made, SPEC, "x").schedule.table[1:].equal(table[level:]), level
         assert models.build(made, SPEC, "x").schedule.steps == steps
     denoiser = run("daed", schedule={**COMBINED, "first": {"logsnr": -float(table[200])}}, parts="denoiser")
     ours = read_block(schema.Run, denoiser, "denoiser")
     with pytest.raises(ValueError, match=r"log-SNR -16.62 and .* nearest level has -9.709"):
-        daed_compose.join(schema.Combined(denoiser="d", generator="g"), ours, ddpm, "combined.x")
+        daed_compose.compose(schema.Composed(denoiser="d", generator="g"), ours, ddpm, "composed.x")
 
 
 def test_other_data_are_refused(tmp_path: Path) -> None:
     train(tmp_path, "denoiser"), train(tmp_path, "ddpm", "b" * 64)
-    parts = schema.Combined(denoiser="denoiser", generator="ddpm")
+    parts = schema.Composed(denoiser="denoiser", generator="ddpm")
     with pytest.raises(ValueError, match=r"trained on data aaaaaaaa, and runs.ddpm, trained on data bbbbbbbb"):
-        compose.run(parts, paths(tmp_path, "denoiser", "ddpm"), "combined.x")
+        compose.run(parts, paths(tmp_path, "denoiser", "ddpm"), "composed.x")
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -243,4 +245,4 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert compose.main(["both-halves"]) == 0
     assert (tmp_path / "runs/both-halves/train/model.safetensors").read_bytes() == first
     assert compose.main(["neither-half"]) == 2
-    assert "combined has no 'neither-half'; allowed: both-halves" in capsys.readouterr().err
+    assert "composed has no 'neither-half'; allowed: both-halves" in capsys.readouterr().err

@@ -283,6 +283,6 @@ def test_fresh_clone_gives_the_same_numbers(done: Project, tmp_path: Path) -> No
     same = [*done.folder.glob("runs/*/model.safetensors"), *done.folder.glob("samples/*/images.npy")]
     same += [*done.folder.glob("codecs/*/model.safetensors"), *done.folder.glob("data/latents/*/train.images.npy")]
     params = done.params
-    assert len(same) == sum(len(params[block]) for block in ("runs", "combined", "samples")) + 2 * len(params["codecs"])
+    assert len(same) == sum(len(params[block]) for block in ("runs", "composed", "samples")) + 2 * len(params["codecs"])
     for path in same:
         assert (clone.folder / path.relative_to(done.folder)).read_bytes() == path.read_bytes(), path

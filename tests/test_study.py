@@ -41,7 +41,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "diffenc": block(encoder={"widths": [16], "patch": 2}),
         "diffenc-nt": block(kind="non-trainable"),
     }
-    params["bounds"], params["samples"], params["combined"] = {}, {}, {}
+    params["bounds"], params["samples"], params["composed"] = {}, {}, {}
     params["depths"] = {run: {"images": 30, "times": 4, "samples": 40} for run in params["runs"]}
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:

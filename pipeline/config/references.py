@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def check_references(params: Params) -> None:
     """Raises ValueError with one sentence for the first name that meets nothing, or number that does not fit another."""
     taken: dict[str, str] = {}
-    for role in ("extractors", "codecs", "runs", "combined"):
+    for role in ("extractors", "codecs", "runs", "composed"):
         for name in getattr(params, role):
             if name in taken:
                 raise ValueError(
@@ -23,14 +23,14 @@ def check_references(params: Params) -> None:
                     "filed under them"
                 )
             taken[name] = role
-    for name, parts in params.combined.items():
+    for name, parts in params.composed.items():
         for part, run_name in (("denoiser", parts.denoiser), ("generator", parts.generator)):
             if run_name not in params.runs:
-                raise unknown(f"combined.{name}.{part}", run_name, list(params.runs))
+                raise unknown(f"composed.{name}.{part}", run_name, list(params.runs))
         ours, theirs = params.runs[parts.denoiser].data, params.runs[parts.generator].data
         if ours != theirs:
             raise ValueError(
-                f"combined.{name} joins runs.{parts.denoiser} of {ours} and runs.{parts.generator} of {theirs}; allowed: "
+                f"composed.{name} joins runs.{parts.denoiser} of {ours} and runs.{parts.generator} of {theirs}; allowed: "
                 "two runs of the same data"
             )
     for role, block in (("runs", params.runs), ("codecs", params.codecs), ("extractors", params.extractors)):
@@ -44,8 +44,8 @@ def check_references(params: Params) -> None:
     if "baselines" in params.samples:
         raise ValueError("samples.baselines has the name of the baselines' own metrics; allowed: any other name")
     for name, sample in params.samples.items():
-        if sample.run not in {**params.runs, **params.combined}:
-            raise unknown(f"samples.{name}.run", sample.run, [*params.runs, *params.combined])
+        if sample.run not in {**params.runs, **params.composed}:
+            raise unknown(f"samples.{name}.run", sample.run, [*params.runs, *params.composed])
     for role, names in (("bounds", params.bounds), ("depths", params.depths)):
         for name in names:
             if name not in params.runs:

@@ -114,7 +114,7 @@ class Codec(Run):
     extractor: Name
 
 
-class Combined(Block):
+class Composed(Block):
     """A model put together from two trained runs: `denoiser` makes the last step, `generator` those before (DAED)."""
 
     denoiser: Name
@@ -176,7 +176,7 @@ class Params(Block):
     extractors: dict[Name, Run]
     codecs: dict[Name, Codec] = Field(default_factory=dict)
     runs: dict[Name, Run]
-    combined: dict[Name, Combined] = Field(default_factory=dict)
+    composed: dict[Name, Composed] = Field(default_factory=dict)
     samples: dict[Name, Sample]
     bounds: dict[Name, Bound] = Field(default_factory=dict)
     depths: dict[Name, Depth] = Field(default_factory=dict)
@@ -188,13 +188,13 @@ class Params(Block):
         return self
 
     def family(self, run: str) -> str:
-        """The family of an entry of runs: or combined:."""
-        return "daed" if run in self.combined else self.runs[run].family
+        """The family of an entry of runs: or composed:."""
+        return "daed" if run in self.composed else self.runs[run].family
 
     def data_of(self, run: str) -> str:
-        """The data directory of an entry of runs: or combined:."""
+        """The data directory of an entry of runs: or composed:."""
         return self.runs[self.trained(run)].data
 
     def trained(self, run: str) -> str:
-        """The entry of runs: that an entry of runs: or combined: is, or has its generator from."""
-        return self.combined[run].generator if run in self.combined else run
+        """The entry of runs: that an entry of runs: or composed: is, or has its generator from."""
+        return self.composed[run].generator if run in self.composed else run

@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho and Salimans 2022): one network with and without the class, combined at sampling time."""
+"""Classifier-free guidance (Ho and Salimans 2022): one network with and without the class, composed at sampling time."""
 
 from __future__ import annotations
 

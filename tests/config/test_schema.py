@@ -156,7 +156,7 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
 TEXTS: dict[str, tuple[str, list[str]]] = {
     "empty": (
         "",
-        ["holds NoneType", "allowed is a mapping with the keys bounds, codecs, combined, data, ", "samples, validate\n"],
+        ["holds NoneType", "allowed is a mapping with the keys bounds, codecs, composed, data, ", "samples, validate\n"],
     ),
     "a list": ("- runs\n- samples\n", ["holds list", "allowed is a mapping"]),
     "no YAML": ("runs: [1, 2\n", ["is not YAML", "line 1"]),
@@ -273,7 +273,7 @@ def test_labels_are_what_the_family_reads(monkeypatch: pytest.MonkeyPatch) -> No
         labels: bool = True
 
     monkeypatch.setattr(ddpm, "Config", ByDefault)
-    assert params.combined["daed-two-stage"].generator == "ddpm"
+    assert params.composed["daed-two-stage"].generator == "ddpm"
     assert {name: params.labelled(name) for name in ("ddpm", "latent", "vdm", "daed-two-stage")} == {
         "ddpm": True, "latent": True, "vdm": False, "daed-two-stage": True,
     }  # fmt: skip

@@ -187,7 +187,7 @@ def test_a_part_alone(part):
     assert float(found.mean()) == pytest.approx(own.mean(), rel=3e-3)
     z, time = torch.zeros(1, *SMALL.shape), torch.tensor([0.5])
     other = "generator" if part == "denoiser" else "denoiser"
-    message = f"trains a {part} alone; combine it with a {other} under combined:"
+    message = f"trains a {part} alone; combine it with a {other} under composed:"
     for refused in (
         built.config.check_sampling,
         lambda: built.reverse(z, 0 * time, time.fill_(1.0), None, KeyedRandom(0, 0)),
@@ -219,7 +219,7 @@ def test_rows_of_all_levels_in_one_call():
 
 
 def test_the_denoiser_may_be_told_another_level():
-    """In a combined model: that which it was trained at."""
+    """In a composed model: that which it was trained at."""
     built = stirred(denoiser_level=0.25)
     seen, z = watch(built), torch.zeros(2, *SMALL.shape)
     t = torch.tensor([1.0, 2.0], dtype=torch.float64) / built.schedule.steps

@@ -128,7 +128,7 @@ def test_first_steps_outside_of_the_chain_are_refused(logsnr):
 
 
 def test_a_level_may_be_named_by_its_own_log_snr():
-    """To the last digit, the first and the last but one included: combined models write them down so."""
+    """To the last digit, the first and the last but one included: composed models write them down so."""
     of = CosineBeta(kind="cosine-beta", steps=100)
     table = of.build().table
     for level in (1, 2, 40, 99):

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 LEVEL_TOLERANCE = 0.1
 
 
-def joined(params: schema.Params, name: str) -> schema.Run:
-    """The run that combined.NAME comes to, from params.yaml alone. Raises ValueError as the stage would. Imports torch."""
-    parts = params.combined[name]
-    return join(parts, params.runs[parts.denoiser], params.runs[parts.generator], f"combined.{name}")
+def composed_run(params: schema.Params, name: str) -> schema.Run:
+    """The run that composed.NAME comes to, from params.yaml alone. Raises ValueError as the stage would. Imports torch."""
+    parts = params.composed[name]
+    return compose(parts, params.runs[parts.denoiser], params.runs[parts.generator], f"composed.{name}")
 
 
-def join(parts: schema.Combined, denoiser: schema.Run, generator: schema.Run, key: str) -> schema.Run:
+def compose(parts: schema.Composed, denoiser: schema.Run, generator: schema.Run, key: str) -> schema.Run:
     """A run of family daed with the first network of one run and the other of the other.
 
     Raises ValueError where a half is missing, where one knows labels and the other does not, and where no level of the
@@ -70,7 +70,7 @@ def _half(run: schema.Run, part: str, families: tuple[str, ...], key: str) -> An
     return model
 
 
-def _chain(ours: daed.Config, theirs: daed.Config | ddpm.Config, parts: schema.Combined, key: str) -> dict[str, Any]:
+def _chain(ours: daed.Config, theirs: daed.Config | ddpm.Config, parts: schema.Composed, key: str) -> dict[str, Any]:
     """The schedule block of the generator's chain from its level nearest to the denoiser's on."""
     noise = -float(ours.schedule.build().table[1])
     levels = -theirs.schedule.build().table[1:-1]  # the last level is not one to stop at: a step must be left

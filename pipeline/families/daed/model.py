@@ -5,7 +5,7 @@ The bound is DDPM's (l_DAE and l_D of eq. 13, with the logarithm of the ratio) w
 L_1 .. L_T-1. What differs from the paper's code: L_0 is the likelihood of the discretised Gaussian with variance beta_1
 everywhere, which the code has for measuring only; it trains on the plain squared error of x_hat, which is the same up to a
 constant factor and the pixels' bins, as the variance is one number. A chain in fewer steps ends at level 1 before the last
-step, while the paper's combined sampler tells the generator "level 0" there. No Laplacian loss, no noise marginalisation.
+step, while the paper's composed sampler tells the generator "level 0" there. No Laplacian loss, no noise marginalisation.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from pipeline.networks.unet import UNetConfig
 
 
 class Config(Guidable):
-    """parts: what is trained; a denoiser or a generator alone needs its other half (`combined:`) before it can sample.
+    """parts: what is trained; a denoiser or a generator alone needs its other half (`composed:`) before it can sample.
 
     time_sampling: how often each step is drawn (`diffusion/split.py`); `importance_weights` make the expected loss that of
     even steps, so that the choice moves its variance and how often the denoiser is trained, not its optimum.
@@ -90,7 +90,7 @@ class Config(Guidable):
         if self.parts != "both":
             raise ValueError(
                 f"trains a {self.parts} alone; combine it with a {'generator' if self.parts == 'denoiser' else 'denoiser'} "
-                "under combined:"
+                "under composed:"
             )
 
 
