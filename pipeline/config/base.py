@@ -10,7 +10,7 @@ NotNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-class Block(BaseModel):
+class StrictConfig(BaseModel):
     """A frozen block of params.yaml in which an unknown key or a value of the wrong type is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)

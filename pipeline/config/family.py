@@ -6,7 +6,7 @@ from typing import Annotated, Protocol
 
 from pydantic import Field
 
-from pipeline.config.base import Block
+from pipeline.config.base import StrictConfig
 
 
 class TrainingSettings(Protocol):
@@ -19,7 +19,7 @@ class TrainingSettings(Protocol):
     def batch(self) -> int: ...
 
 
-class FamilyConfig(Block):
+class FamilyConfig(StrictConfig):
     """The `model` block of a run, a codec or an extractor: what stages ask of every family.
 
     The answers here are those of a family that knows no classes and refuses nothing.

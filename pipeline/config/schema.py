@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.config.base import Block, Fraction, Name, NotNegative, Positive
+from pipeline.config.base import Fraction, Name, NotNegative, Positive, StrictConfig
 from pipeline.config.references import check_references
 
 
-class Data(Block):
+class Data(StrictConfig):
     """What `prepare` writes to data/prepared: the module pipeline/datasets/<kind>.py reads `source`.
 
     `near_duplicate`: images that differ by no more grey levels of 255 per pixel, on average, count as duplicates.
@@ -27,7 +27,7 @@ class Data(Block):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
 
 
-class DataLimits(Block):
+class DataLimits(StrictConfig):
     """What the data expectations tolerate. Shifts are in units of the training split's standard deviation."""
 
     class_imbalance: Annotated[float, Field(ge=1)]
@@ -36,7 +36,7 @@ class DataLimits(Block):
     duplicates: Fraction
 
 
-class SampleLimits(Block):
+class SampleLimits(StrictConfig):
     """What the expectations on generated samples tolerate (shares of all images unless said)."""
 
     duplicates: Fraction
@@ -45,19 +45,19 @@ class SampleLimits(Block):
     diversity: Annotated[float, Field(ge=0)]
 
 
-class Validate(Block):
+class Validate(StrictConfig):
     data: DataLimits
     samples: SampleLimits
 
 
-class OptimizerGroup(Block):
+class OptimizerGroup(StrictConfig):
     """What one group's optimizer has of its own; null or left out: as the training block says."""
 
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     clip_norm: Annotated[float, Field(gt=0)] | None = None
 
 
-class Training(Block):
+class Training(StrictConfig):
     """How the one training loop runs. Steps are optimizer steps; `ema_fraction` is the EMA horizon over the steps so far.
 
     `optimizer_groups`: settings of single optimizer_groups; `patience`: steps on end with the same symptom that end a training.
@@ -90,7 +90,7 @@ class Training(Block):
         return self
 
 
-class Run(Block):
+class Run(StrictConfig):
     """One model to train. `family: vdm` names the module pipeline/families/vdm, whose Config reads `model`.
 
     `depths`: numbers of steps for which the optimal reverse variances are estimated after training and stored with the model.
@@ -114,14 +114,14 @@ class Codec(Run):
     extractor: Name
 
 
-class Composed(Block):
+class Composed(StrictConfig):
     """A model put together from two trained runs: `denoiser` makes the last step, `generator` those before (DAED)."""
 
     denoiser: Name
     generator: Name
 
 
-class Sample(Block):
+class Sample(StrictConfig):
     """One set of generated images. Image i depends on (seed, i) only.
 
     `guidance`: strength w of classifier-free guidance, without + w (with - without); null or left out asks a run with labels
@@ -136,7 +136,7 @@ class Sample(Block):
     seed: NotNegative
 
 
-class Depth(Block):
+class Depth(StrictConfig):
     """How a run is studied at its `depths`: bits/dim on `images` test images with `times` steps each, FD on `samples`."""
 
     images: Annotated[int, Field(ge=2)]
@@ -145,7 +145,7 @@ class Depth(Block):
     seed: NotNegative
 
 
-class Bound(Block):
+class Bound(StrictConfig):
     """How bits/dim of one run is measured: `images` of `split` (null: all), `times` low-discrepancy times per image."""
 
     split: Literal["valid", "test"]
@@ -155,7 +155,7 @@ class Bound(Block):
     seed: NotNegative
 
 
-class Evaluate(Block):
+class Evaluate(StrictConfig):
     """How samples are measured against `reference`, in the features of `extractor`, a name under extractors:."""
 
     extractor: Name
@@ -170,7 +170,7 @@ class Evaluate(Block):
     seed: NotNegative
 
 
-class Params(Block):
+class Params(StrictConfig):
     data: Data
     validate_: Validate = Field(alias="validate")
     extractors: dict[Name, Run]

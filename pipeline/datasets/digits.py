@@ -7,11 +7,11 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from pipeline.config.base import Block
+from pipeline.config.base import StrictConfig
 from pipeline.datasets._raw import Raw
 
 
-class Config(Block):
+class Config(StrictConfig):
     """`test_fraction`: the share of each class that is held out; which images is fixed."""
 
     test_fraction: Annotated[float, Field(ge=0.05, le=0.5)] = 0.2

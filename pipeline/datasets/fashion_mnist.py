@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import model_validator
 
-from pipeline.config.base import Block
+from pipeline.config.base import StrictConfig
 from pipeline.datasets import _fashion
 from pipeline.datasets._raw import Raw
 
@@ -22,7 +22,7 @@ CONTENT = {
 }
 
 
-class Config(Block):
+class Config(StrictConfig):
     """`folder`: IDX files, plain or gzipped; or `download`: torchvision fetches them into `cache` and checks their MD5."""
 
     folder: str | None = None

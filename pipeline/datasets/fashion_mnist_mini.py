@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.config.base import Block
+from pipeline.config.base import StrictConfig
 from pipeline.datasets import _fashion
 from pipeline.datasets._raw import Raw
 
@@ -20,7 +20,7 @@ CONTENT = {
 }
 
 
-class Config(Block):
+class Config(StrictConfig):
     folder: str = "data/raw/fashion-mnist-mini"
 
 

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from pipeline.config.base import Block, NotNegative, Positive
+from pipeline.config.base import NotNegative, Positive, StrictConfig
 from pipeline.datasets._raw import Raw
 
 OUTSIDE_ALLOWED = 1e-3
 
 
-class Config(Block):
+class Config(StrictConfig):
     """mean, std in model space [-1, 1]; shape is (C, H, W); train and test are numbers of images."""
 
     shape: tuple[Positive, Positive, Positive] = (1, 8, 8)

@@ -17,14 +17,14 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from pipeline.config.base import Block
+from pipeline.config.base import StrictConfig
 from pipeline.datasets import _idx
 from pipeline.datasets._raw import Raw
 
 Text = Annotated[str, Field(min_length=1)]
 
 
-class Config(Block):
+class Config(StrictConfig):
     """`class_names`: that of label 0 first; `source`: one sentence, where the images are from and under which licence.
 
     `levels`: how many values a pixel may have, from 0 up.

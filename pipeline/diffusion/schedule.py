@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from pipeline.config.base import Block
+from pipeline.config.base import StrictConfig
 
 Spacing = Literal["trailing", "uniform", "quadratic", "respaced", "logsnr"]
 
@@ -187,7 +187,7 @@ def random_walk_betas(steps: int) -> Tensor:
     return 1 / torch.arange(2, steps + 2, dtype=torch.float64)
 
 
-class LinearBeta(Block):
+class LinearBeta(StrictConfig):
     """`first` and `last` are the end points at T = 1000; they scale with 1000/T."""
 
     kind: Literal["linear-beta"]
@@ -208,7 +208,7 @@ class LinearBeta(Block):
         return DiscreteSchedule(linear_betas(self.steps, self.first, self.last))
 
 
-class ScaledLinearBeta(Block):
+class ScaledLinearBeta(StrictConfig):
     """What latent diffusion's code calls "linear"; `first` and `last` are its betas at `steps`, whatever their number."""
 
     kind: Literal["scaled-linear-beta"]
@@ -220,7 +220,7 @@ class ScaledLinearBeta(Block):
         return DiscreteSchedule(scaled_linear_betas(self.steps, self.first, self.last))
 
 
-class CosineBeta(Block):
+class CosineBeta(StrictConfig):
     kind: Literal["cosine-beta"]
     steps: Annotated[int, Field(ge=2)] = 1000
     offset: Annotated[float, Field(ge=0, lt=1)] = 0.008
@@ -229,7 +229,7 @@ class CosineBeta(Block):
         return DiscreteSchedule(cosine_betas(self.steps, self.offset))
 
 
-class RandomWalk(Block):
+class RandomWalk(StrictConfig):
     """T steps of unit Gaussian noise on the data itself; it ends at SNR 1/T."""
 
     kind: Literal["random-walk"]
@@ -239,7 +239,7 @@ class RandomWalk(Block):
         return DiscreteSchedule(random_walk_betas(self.steps))
 
 
-class LogSNREnds(Block):
+class LogSNREnds(StrictConfig):
     """gamma = -log SNR from gamma_min (t = 0) to gamma_max (t = 1)."""
 
     gamma_min: float = -13.3

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.config.base import Block
+from pipeline.config.base import StrictConfig
 from pipeline.core.contracts import DataSpec
 from pipeline.networks.layers import Sinusoid, fourier_features, group_norm, zeroed
 
@@ -100,7 +100,7 @@ class UNet(nn.Module):
         return self.head(F.silu(self.norm(h))).float()
 
 
-class UNetConfig(Block):
+class UNetConfig(StrictConfig):
     """`widths`: channels per level, multiples of 16; `fourier`: octaves k of the input features sin and cos of 2^k 2 pi z."""
 
     kind: Literal["unet"] = "unet"

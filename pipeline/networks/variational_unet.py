@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.config.base import Block
+from pipeline.config.base import StrictConfig
 from pipeline.core.contracts import DataSpec
 from pipeline.networks.layers import Sinusoid, fourier_features, zeroed
 
@@ -122,7 +122,7 @@ class VariationalUNet(nn.Module):
         return output + F.pad(z, (0, 0, 0, 0, 0, output.shape[1] - z.shape[1]))
 
 
-class VariationalUNetConfig(Block):
+class VariationalUNetConfig(StrictConfig):
     """`blocks`: residual blocks on the way down; the paper's small models have 8, the large ones 32."""
 
     kind: Literal["variational-unet"]

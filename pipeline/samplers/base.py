@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pipeline.config.base import Block
+from pipeline.config.base import StrictConfig
 from pipeline.core.contracts import Generative, Random
 from pipeline.diffusion.gaussian import Reverse
 from pipeline.diffusion.schedule import Spacing
@@ -53,7 +53,7 @@ class SamplerContext:
         return self.random(index + 1).normal(tuple(z.shape), "noise")
 
 
-class Sampler(Block):
+class Sampler(StrictConfig):
     """A sampler. Members of the union in sampler.py add `kind`, options of their own, and another grid where theirs differs.
 
     `solver`: whether the model's probability flow must be has_probability_flow; `clip` keeps x_hat within [-1, 1] before anything is made

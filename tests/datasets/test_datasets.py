@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 
 from pipeline import prepare
 from pipeline.config import plugins, schema
-from pipeline.config.base import Block
+from pipeline.config.base import StrictConfig
 from pipeline.config.load import read_block
 from pipeline.core import artifacts
 from pipeline.datasets import _cut, _idx, digits, fashion_mnist, fashion_mnist_mini, gaussian, idx
@@ -295,7 +295,7 @@ def test_gaussian_is_keyed_by_its_seed() -> None:
 @pytest.mark.parametrize("kind", plugins.names("datasets"))
 def test_every_kind_has_config_and_load(kind: str) -> None:
     module = schema.dataset_module(schema.Data(kind=kind))
-    assert issubclass(module.Config, Block)
+    assert issubclass(module.Config, StrictConfig)
     assert callable(module.load)
     required = {"folder": "somewhere", **OWN} if kind == "idx" else {}
     with pytest.raises(ValueError, match=r"data\.source\.foldr is not a known key"):

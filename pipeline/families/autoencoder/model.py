@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.config.base import Block
+from pipeline.config.base import StrictConfig
 from pipeline.config.family import FamilyConfig, TrainingSettings
 from pipeline.core.contracts import Batch, Codec, DataSpec, FeatureExtractor, Loss, Random, Trainable, UsesPerceptualLoss
 from pipeline.diffusion.likelihood import gaussian_kl, mean_image, sum_image
@@ -35,13 +35,13 @@ COLLAPSED_NATS = 0.01
 BEATEN = 1e-3
 
 
-class Perceptual(Block):
+class Perceptual(StrictConfig):
     """The distance in the eyes of the codec's `extractor`, a classifier of the same data."""
 
     weight: Positive = 1.0
 
 
-class Discriminator(Block):
+class Discriminator(StrictConfig):
     """Takes part from optimizer step `start` on; `weight` multiplies the adaptive weight."""
 
     start: Annotated[int, Field(ge=0)]
@@ -49,7 +49,7 @@ class Discriminator(Block):
     network: PatchDiscriminatorConfig = PatchDiscriminatorConfig()
 
 
-class KL(Block):
+class KL(StrictConfig):
     """absolute |x - x_hat| + squared (x - x_hat)^2 + perceptual distance + kl_weight KL + adversarial term."""
 
     kind: Literal["kl"] = "kl"
@@ -66,7 +66,7 @@ class KL(Block):
         return self
 
 
-class TwoTerm(Block):
+class TwoTerm(StrictConfig):
     """||z - e(x)||^2 + reconstruction ||g(z) - x||^2, as one of the source documents has it, over C*H*W.
 
     That document does not say where z comes from. Here z is a draw from the encoder's Gaussian about e(x), so the first term

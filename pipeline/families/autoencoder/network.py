@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.config.base import Block
+from pipeline.config.base import StrictConfig
 from pipeline.core.contracts import DataSpec
 from pipeline.networks.layers import group_norm, zeroed
 
@@ -100,7 +100,7 @@ class Autoencoder(nn.Module):
         return self.decoder(z.contiguous(memory_format=torch.channels_last)).float()
 
 
-class AutoencoderConfig(Block):
+class AutoencoderConfig(StrictConfig):
     """`widths`: channels per level, multiples of 16; each level after the first halves the image, so f = 2^(levels - 1)."""
 
     kind: Literal["autoencoder"] = "autoencoder"

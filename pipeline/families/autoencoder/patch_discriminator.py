@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.config.base import Block
+from pipeline.config.base import StrictConfig
 from pipeline.core.contracts import DataSpec
 from pipeline.networks.layers import group_norm
 
@@ -48,7 +48,7 @@ class PatchDiscriminator(nn.Module):
         return self.body(x.contiguous(memory_format=torch.channels_last))[:, 0].float()
 
 
-class PatchDiscriminatorConfig(Block):
+class PatchDiscriminatorConfig(StrictConfig):
     """`widths`: channels per level, multiples of 16; every level but the last halves the image."""
 
     kind: Literal["patch"] = "patch"

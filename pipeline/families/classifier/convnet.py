@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.config.base import Block
+from pipeline.config.base import StrictConfig
 from pipeline.core.contracts import DataSpec
 from pipeline.networks.layers import group_norm
 
@@ -48,7 +48,7 @@ class ConvNet(nn.Module):
         return self.head(features).float()
 
 
-class ConvNetConfig(Block):
+class ConvNetConfig(StrictConfig):
     kind: Literal["convnet"] = "convnet"
     widths: tuple[Annotated[int, Field(ge=16, multiple_of=16)], ...] = (32, 64, 128)
     features: Annotated[int, Field(ge=2)] = 128

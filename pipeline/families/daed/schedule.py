@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from pipeline.config.base import Block
+from pipeline.config.base import StrictConfig
 from pipeline.diffusion import schedule as chains
 from pipeline.diffusion.gaussian import transition_std
 from pipeline.diffusion.schedule import DiscreteSchedule, NoiseSchedule, Spacing, linear_betas
@@ -97,7 +97,7 @@ def two_part_betas(steps: int) -> Tensor:
     return linear_betas(steps, 1e-3, 0.02) if steps >= 10 else linear_betas(steps, 1e-3, 2e-3)
 
 
-class FirstStep(Block):
+class FirstStep(StrictConfig):
     """The noise of the first step, as its variance `beta` or as the `logsnr` after it: log((1 - beta) / beta)."""
 
     beta: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -145,7 +145,7 @@ class RandomWalk(chains.RandomWalk):
         return TwoPartSchedule(super().build())
 
 
-class LinearCombine(Block):
+class LinearCombine(StrictConfig):
     """`two_part_betas` of `steps` with the first replaced: the steps above are spread anew, a little larger than merging's."""
 
     kind: Literal["linear-combine"]
@@ -167,7 +167,7 @@ class LinearCombine(Block):
         return TwoPartSchedule(DiscreteSchedule(betas))
 
 
-class Merged(Block):
+class Merged(StrictConfig):
     """The steps of `of` up to the level nearest to `first` as one step, then the rest: T - sp steps, see `merge_at`."""
 
     kind: Literal["merged"]

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.config.base import Block
+from pipeline.config.base import StrictConfig
 from pipeline.core.contracts import DataSpec
 from pipeline.families.ddgan.resample import FIRDown
 from pipeline.networks.layers import Sinusoid, zeroed
@@ -128,7 +128,7 @@ class Discriminator(nn.Module):
         return logits
 
 
-class DiscriminatorConfig(Block):
+class DiscriminatorConfig(StrictConfig):
     """`widths`: channels per level, each half the size of the one before; `group`: images that minibatch statistics see."""
 
     widths: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1, max_length=8)] = (32, 64, 96)

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.config.base import Block
+from pipeline.config.base import StrictConfig
 from pipeline.core.contracts import DataSpec
 from pipeline.families.ddgan.resample import FIRDown, FIRUp
 from pipeline.networks.layers import Sinusoid, zeroed
@@ -124,7 +124,7 @@ class Generator(nn.Module):
         return torch.tanh(out) if self.bounded else out
 
 
-class GeneratorConfig(Block):
+class GeneratorConfig(StrictConfig):
     """`widths`: channels per level, multiples of 16; `latent`: length of z, which `mapping` layers take to `style` units."""
 
     widths: Annotated[tuple[Annotated[int, Field(ge=16, multiple_of=16)], ...], Field(min_length=1, max_length=6)] = (

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from pipeline.config.base import Block
+from pipeline.config.base import StrictConfig
 from pipeline.diffusion.schedule import DiscreteSchedule, Spacing
 
 FIRST = 1e-3  # u_0, where the reference code begins the continuous-time chain
@@ -39,7 +39,7 @@ def vp_betas(steps: int, beta_min: float = 0.1, beta_max: float = 20.0) -> Tenso
     return -torch.expm1(log_alpha_bar.diff())
 
 
-class VPBeta(Block):
+class VPBeta(StrictConfig):
     """`beta_min` and `beta_max` are the rates of the VP-SDE at its ends."""
 
     kind: Literal["vp-beta"]

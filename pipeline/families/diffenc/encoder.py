@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.config.base import Block
+from pipeline.config.base import StrictConfig
 from pipeline.core.contracts import DataSpec
 from pipeline.networks.layers import zeroed
 from pipeline.networks.variational_unet import Attention, Conditioning, ResidualBlock, lecun, norm
@@ -87,7 +87,7 @@ def lecun_transposed(layer: nn.ConvTranspose2d) -> nn.Module:
     return layer
 
 
-class EncoderConfig(Block):
+class EncoderConfig(StrictConfig):
     """`blocks`: residual blocks per level, 1 for the paper's DiffEnc-*-2, 2 for -4, 4 for -8."""
 
     widths: Annotated[tuple[Annotated[int, Field(ge=16, multiple_of=16)], ...], Field(min_length=1, max_length=4)] = (64, 128)
