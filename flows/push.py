@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from flows import stages
-from pipeline.core.command import guarded
+from pipeline.core.command import run_command
 from services import objects
 
 
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("remote", nargs="?", default="s3", help="its name in .dvc/config (default: %(default)s)")
     arguments = parser.parse_args(argv)
     try:
-        return guarded(lambda: push(arguments.remote, print))
+        return run_command(lambda: push(arguments.remote, print))
     except stages.StageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -212,7 +212,7 @@ def main(argv: list[str] | None = None) -> int:
             f"bounds.{args.run}",
         )
 
-    return command.guarded(work)
+    return command.run_command(work)
 
 
 if __name__ == "__main__":

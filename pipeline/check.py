@@ -159,7 +159,7 @@ def main(argv: list[str] | None = None) -> int:
         default=Layout().checked,
     )
     args = parser.parse_args(argv)
-    return command.guarded(lambda: run(Path(args.params), args.out))
+    return command.run_command(lambda: run(Path(args.params), args.out))
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ def _picture(cfg: Params, root: Path) -> NDArray[np.uint8]:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = command.parser(__doc__).parse_args(argv)
-    return command.guarded(lambda: run(load_params(arguments.params), Path(".")))
+    return command.run_command(lambda: run(load_params(arguments.params), Path(".")))
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
         folders = [Layout().run(name) for name in (parts.denoiser, parts.generator, args.name)]
         run(parts, Paths(*folders), f"composed.{args.name}")
 
-    return command.guarded(work)
+    return command.run_command(work)
 
 
 if __name__ == "__main__":

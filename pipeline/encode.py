@@ -183,7 +183,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         run(cfg, paths, args.codec)
 
-    return command.guarded(work)
+    return command.run_command(work)
 
 
 if __name__ == "__main__":

@@ -243,7 +243,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             failures.extend(run(params, args.sample, Path(".")))
 
-    status = command.guarded(work)
+    status = command.run_command(work)
     for failure in failures:
         print(f"{args.sample}: {failure}", file=sys.stderr)
     return 1 if failures else status

@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
         error = run(pairs, args.steps, args.points, paths, args.run)
         print(f"{out}: the images come back with a mean absolute error of {error:.2f} of 255 grey levels")
 
-    return command.guarded(work)
+    return command.run_command(work)
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{removed['exact']} exact, {removed['near']} near"
         )
 
-    return command.guarded(work)
+    return command.run_command(work)
 
 
 if __name__ == "__main__":

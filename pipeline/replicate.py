@@ -187,7 +187,7 @@ def main(argv: list[str] | None = None) -> int:
         compared = run(Path(args.params), (args.a, args.b), seeds, args.out)
         print("\n" + markdown(compared))
 
-    return command.guarded(work)
+    return command.run_command(work)
 
 
 if __name__ == "__main__":

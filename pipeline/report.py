@@ -42,7 +42,7 @@ def run(cfg: Params, root: Path) -> Path:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = command.parser(__doc__).parse_args(argv)
-    return command.guarded(lambda: run(load_params(arguments.params), Path(".")))
+    return command.run_command(lambda: run(load_params(arguments.params), Path(".")))
 
 
 if __name__ == "__main__":

@@ -206,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
         paths = Paths(place.run(cfg.run), place.sample(args.sample), place.data(params.data_of(cfg.run)))
         run(cfg, paths, f"samples.{args.sample}")
 
-    return command.guarded(work)
+    return command.run_command(work)
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ def main(argv: list[str] | None = None) -> int:
         )  # fmt: skip
         run(cfg, params.evaluate, paths, f"depths.{args.run}")
 
-    return command.guarded(work)
+    return command.run_command(work)
 
 
 if __name__ == "__main__":

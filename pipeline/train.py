@@ -181,7 +181,7 @@ def main(argv: list[str] | None = None) -> int:
             paths = Paths(paths.data, args.out, args.out / "curve.csv", extractor)
         run(cfg, paths, key)
 
-    return command.guarded(work)
+    return command.run_command(work)
 
 
 def _initial_seed(cfg: schema.Run) -> int:

@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         met = len(outcome.results) - len(failures)
         print(f"{arguments.data}: {met} of {len(outcome.results)} expectations met; see {arguments.docs / 'index.html'}")
 
-    status = command.guarded(work)
+    status = command.run_command(work)
     for failure in failures:
         print(f"not met: {failure}", file=sys.stderr)
     return status or (1 if failures else 0)

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pipeline.core.command import guarded
+from pipeline.core.command import run_command
 from services import objects
 
 HOST = "127.0.0.1"
@@ -209,7 +209,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=8333, help="of the S3 interface on 127.0.0.1 (default: %(default)s)")
     arguments = parser.parse_args(argv)
     try:
-        return guarded(lambda: serve(arguments.folder, arguments.port))
+        return run_command(lambda: serve(arguments.folder, arguments.port))
     except RuntimeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

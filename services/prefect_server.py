@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pipeline.core.command import guarded
+from pipeline.core.command import run_command
 from services import process, watchdog
 
 HOST = "127.0.0.1"
@@ -170,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=4200, help="of the Prefect server on 127.0.0.1 (default: %(default)s)")
     arguments = parser.parse_args(argv)
     try:
-        return guarded(lambda: serve(arguments.port))
+        return run_command(lambda: serve(arguments.port))
     except RuntimeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -25,7 +25,7 @@ def choose(block: dict[str, schema.T], name: str, key: str) -> schema.T:
     return block[name]
 
 
-def guarded(work: Callable[[], object]) -> int:
+def run_command(work: Callable[[], object]) -> int:
     """Runs `work`; a ValueError (a user's mistake) becomes one line on stderr and exit status 2."""
     # torch says it of itself on the first forward-mode derivative; nobody who runs a stage can act on it.
     # Torch and Great Expectations import hundreds of thousands of objects that stay: looking through them for cycles again and

@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--train", type=int, default=1000, help="training images per class (default: %(default)s)")
     parser.add_argument("--test", type=int, default=200, help="test images per class (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    return command.guarded(lambda: run(arguments.folder, arguments.out, arguments.train, arguments.test))
+    return command.run_command(lambda: run(arguments.folder, arguments.out, arguments.train, arguments.test))
 
 
 if __name__ == "__main__":

@@ -45,9 +45,9 @@ def test_mistake_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) ->
     def work() -> None:
         raise ValueError("runs.toy is 3; allowed: 4")
 
-    assert command.guarded(work) == 2
+    assert command.run_command(work) == 2
     assert capsys.readouterr().err == "error: runs.toy is 3; allowed: 4\n"
-    assert command.guarded(lambda: None) == 0
+    assert command.run_command(lambda: None) == 0
 
 
 def test_error_of_ours_is_not_hidden() -> None:
@@ -55,7 +55,7 @@ def test_error_of_ours_is_not_hidden() -> None:
         raise KeyError("a bug")
 
     with pytest.raises(KeyError):
-        command.guarded(work)
+        command.run_command(work)
 
 
 def test_choose_lists_the_names() -> None:
