@@ -43,7 +43,7 @@ def run(pairs: list[tuple[int, int]], steps: int, points: int, paths: Paths, key
 
     from pipeline.core import device
     from pipeline.core.contracts import Generative
-    from pipeline.core.pixels import to_codes
+    from pipeline.core.pixels import quantize
     from pipeline.reporting.images import grid, png, to_bytes
     from pipeline.samplers.ddim import DDIM
     from pipeline.samplers.inversion import invert, reconstruct, slerp
@@ -71,7 +71,7 @@ def run(pairs: list[tuple[int, int]], steps: int, points: int, paths: Paths, key
     assert levels is not None
 
     def shown(z: Tensor) -> Tensor:
-        return to_codes((z if codec is None else codec.decode(z)).float().cpu().nan_to_num(), levels)
+        return quantize((z if codec is None else codec.decode(z)).float().cpu().nan_to_num(), levels)
 
     labelled = model.block.class_conditional
     sampler = DDIM(kind="ddim", clip=False)  # clipping cannot be undone

@@ -132,7 +132,7 @@ def run(cfg: schema.Sample, paths: Paths, key: str) -> None:
     from pipeline.config.load import read_plugin
     from pipeline.core import device
     from pipeline.core.contracts import Generative
-    from pipeline.core.pixels import to_codes
+    from pipeline.core.pixels import quantize
     from pipeline.reporting.images import grid, png, to_bytes
     from pipeline.store import latents, models
 
@@ -154,14 +154,14 @@ def run(cfg: schema.Sample, paths: Paths, key: str) -> None:
     levels = model.config["data"]["levels"] if codec is None else codec.levels
     finite = torch.isfinite(made.images)
     nonfinite = (~finite).flatten(1).sum(1)
-    codes: NDArray[np.uint8] = to_codes(torch.where(finite, made.images, 0.0), levels).numpy()
+    codes: NDArray[np.uint8] = quantize(torch.where(finite, made.images, 0.0), levels).numpy()
     beyond = ((made.images.abs() > 1) & finite).float().mean()
     artifacts.write_array(paths.out / "images.npy", codes)
     shown = to_bytes(codes[:100], levels)
     with artifacts.atomic(paths.out / "grid.png") as file:
         file.write(png(grid(shown, 10)))
     moments, rows = made.strip.shape[:2]
-    strip = to_bytes(to_codes(made.strip.nan_to_num(), levels).numpy(), levels)
+    strip = to_bytes(quantize(made.strip.nan_to_num(), levels).numpy(), levels)
     order = [(moment, image + part * (rows // 2)) for image in range(rows // 2) for part in (0, 1) for moment in range(moments)]
     with artifacts.atomic(paths.out / "trajectory.png") as file:
         file.write(png(grid(np.stack([strip[moment, row] for moment, row in order]), moments)))

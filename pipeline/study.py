@@ -75,7 +75,7 @@ def distances(
     import torch
 
     from pipeline.core import device
-    from pipeline.core.pixels import to_codes
+    from pipeline.core.pixels import quantize
     from pipeline.core.random import RowRandom
     from pipeline.metrics.frechet import frechet_distance, moments
     from pipeline.samplers.ancestral import Ancestral
@@ -98,7 +98,7 @@ def distances(
                 for index, (z, _) in enumerate(context):  # noqa: B007 - the last z is what is wanted
                     progress.update(cfg.samples if index else 0)
                 assert z is not None
-                codes = to_codes(z, levels).cpu().numpy()
+                codes = quantize(z, levels).cpu().numpy()
                 table.setdefault(str(depth), {})[choice] = frechet_distance(moments(extract(codes).features), reference)
     return table
 

@@ -17,7 +17,7 @@ from pipeline import sample
 from pipeline.config import schema
 from pipeline.core import artifacts
 from pipeline.core.contracts import Batch, DataSpec, Generative, Loss, Random, Trainable
-from pipeline.core.pixels import to_codes
+from pipeline.core.pixels import quantize
 from pipeline.core.random import RowRandom
 from pipeline.diffusion.gaussian import Reverse
 from pipeline.diffusion.schedule import LinearLogSNR
@@ -72,14 +72,14 @@ def generate(model: models.Saved, sampler: Ancestral | DDIM, images: int, batch:
 def test_image_depends_on_seed_and_number_only(which: str, how: str, tmp_path: Path) -> None:
     model, sampler = models.load(write_model(tmp_path, which)), SAMPLERS[how]
     whole = generate(model, sampler, 30)
-    codes = to_codes(whole, 17)
+    codes = quantize(whole, 17)
     assert whole.shape == (30, *SPEC.shape)
     assert len(torch.unique(whole.flatten(1), dim=0)) == 30, "images differ from each other"
     assert torch.equal(generate(model, sampler, 7), whole[:7]), "the network sees the same batches: not a bit differs"
     for batch in (1, 7, 64):
         other = generate(model, sampler, 30, batch=batch)
         assert torch.allclose(other, whole, atol=1e-4)
-        assert torch.equal(to_codes(other, 17), codes)
+        assert torch.equal(quantize(other, 17), codes)
     assert not torch.isclose(generate(model, sampler, 30, seed=4), whole, atol=1e-3).all(dim=(1, 2, 3)).any()
 
 
@@ -144,7 +144,7 @@ def test_what_is_written(steps: int, images: int, moments: int, tmp_path: Path) 
     for index in range(min(images, 6)):
         top = 1 + 17 * (2 * index)
         assert np.array_equal(strip[top : top + 16 : 2, left : left + 16 : 2, 0], shown[index, 0])
-    start = to_codes(RowRandom(3, range(6), 0).normal((6, 1, 8, 8), "start"), 17).numpy()
+    start = quantize(RowRandom(3, range(6), 0).normal((6, 1, 8, 8), "start"), 17).numpy()
     assert np.array_equal(strip[1:17:2, 1:17:2, 0], to_bytes(start, 17)[0, 0])
 
     described = artifacts.read_json(out / "sample.json")

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 
-def centres(codes: Tensor, levels: int) -> Tensor:
+def dequantize(codes: Tensor, levels: int) -> Tensor:
     """Codes 0..L-1 -> float32 bin centres in [-1 + 1/L, 1 - 1/L]."""
     return (2 * codes.float() + 1) / levels - 1
 
 
-def to_codes(x: Tensor, levels: int) -> Tensor:
+def quantize(x: Tensor, levels: int) -> Tensor:
     """The nearest code of each pixel, uint8: what lies beyond the outer bins goes to the outer codes."""
     return ((x + 1) * (levels / 2)).floor().clamp(0, levels - 1).to(torch.uint8)

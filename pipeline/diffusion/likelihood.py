@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from pipeline.core.pixels import centres
+from pipeline.core.pixels import dequantize
 from pipeline.diffusion.gaussian import per_image
 
 
@@ -74,7 +74,7 @@ def discretised_latent(x: Tensor, z_0: Tensor, gamma_0: Tensor, levels: int) -> 
     x: bin centres of the true codes; z_0: z_0 / alpha_0, (B, C, H, W) (Kingma et al. 2021, section 3.3).
     """
     precision = torch.exp(-gamma_0).to(z_0.dtype)
-    codes = centres(torch.arange(levels, device=x.device), levels).to(z_0.dtype)
+    codes = dequantize(torch.arange(levels, device=x.device), levels).to(z_0.dtype)
     total = torch.empty(len(x), dtype=torch.float64, device=x.device)
     for row in range(len(x)):  # one image at a time: (C*H*W, L) logits, not (B, C*H*W, L)
         z = z_0[row].reshape(-1, 1)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from pipeline.core.contracts import DataSpec, FeatureExtractor
-from pipeline.core.pixels import centres
+from pipeline.core.pixels import dequantize
 
 INCEPTION = "inception"
 INCEPTION_SIDE = 299
@@ -71,7 +71,7 @@ class ClassifierExtractor:
         features, logits = [], []
         with torch.inference_mode():
             for part, levels in _batches(codes, self.spec, self.batch):
-                found = self.model.features(centres(part.to(self.device), levels))
+                found = self.model.features(dequantize(part.to(self.device), levels))
                 features.append(found.float().cpu())
                 logits.append(self.model.logits(found).float().cpu())
         return _gather(features, logits)

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.core.contracts import Batch
-from pipeline.core.pixels import centres
+from pipeline.core.pixels import dequantize
 from pipeline.core.random import generator
 from pipeline.store.data import DataDirectory
 
@@ -29,7 +29,7 @@ class Split:
         undo[order] = np.arange(len(order))
         images = torch.from_numpy(self.images[index[order]][undo]).to(device)
         labels = torch.from_numpy(self.labels[index[order]][undo]).to(device)
-        return Batch(images.float() if self.levels is None else centres(images, self.levels), labels)
+        return Batch(images.float() if self.levels is None else dequantize(images, self.levels), labels)
 
 
 def training_rows(count: int, batch: int, step: int, seed: int) -> NDArray[np.int64]:
