@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pipeline import interpolate
 from pipeline.config.family import ClassConditional
 from pipeline.core.contracts import Batch, Generative, Loss, Random, Trainable
-from pipeline.diffusion.gaussian import Reverse, alpha_sigma, kernel, per_image
+from pipeline.diffusion.gaussian import Reverse, alpha_sigma, per_image, posterior
 from pipeline.diffusion.schedule import LinearLogSNRSchedule
 from pipeline.store import models
 from pipeline.store.data import DataDirectory, write_data
@@ -42,7 +42,7 @@ class Exact(Trainable, Generative):
         assert clip is None, "clipping cannot be undone"
         gamma_s, gamma_t = self.schedule.gamma(s), self.schedule.gamma(t)
         alpha, sigma = (per_image(value, z_t) for value in alpha_sigma(gamma_t))
-        return kernel(0.25 * alpha / (0.25 * alpha**2 + sigma**2) * z_t, z_t, gamma_s, gamma_t)
+        return posterior(0.25 * alpha / (0.25 * alpha**2 + sigma**2) * z_t, z_t, gamma_s, gamma_t)
 
 
 class Drawing(Exact):

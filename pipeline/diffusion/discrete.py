@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pipeline.diffusion.gaussian import Reverse, alpha_sigma, kernel, per_image, posterior_std, transition_std
+from pipeline.diffusion.gaussian import Reverse, alpha_sigma, per_image, posterior, posterior_std, transition_std
 from pipeline.diffusion.likelihood import discretised_gaussian, gaussian_kl, sum_image
 from pipeline.diffusion.schedule import DiscreteSchedule
 
@@ -28,7 +28,7 @@ def reverse(
     step later, which is not 0.
     """
     gamma_s, gamma_t = schedule.gamma(s), schedule.gamma(t)
-    made = kernel(x_hat if clip is None else x_hat.clamp(-clip, clip), z, gamma_s, gamma_t)
+    made = posterior(x_hat if clip is None else x_hat.clamp(-clip, clip), z, gamma_s, gamma_t)
     later = schedule.gamma((2 * t - s).clamp(max=1))
     small = torch.where(s > 0, posterior_std(gamma_s, gamma_t), posterior_std(gamma_t, later))
     large = transition_std(gamma_s, gamma_t)
@@ -51,7 +51,7 @@ def bound_term(schedule: DiscreteSchedule, levels: int | None, x: Tensor, z: Ten
     assert levels is not None, "bits/dim needs discrete data"
     steps = schedule.steps
     gamma_s, gamma_t = schedule.gamma(index.double() / steps), schedule.gamma((index.double() + 1) / steps)
-    true = kernel(x, z, gamma_s, gamma_t)
+    true = posterior(x, z, gamma_s, gamma_t)
     log_std = model.std.double().log()
     # Rows whose z_s is the data have no posterior variance; any finite value does, as their KL is not used.
     log_variance = 2 * torch.where(index > 0, posterior_std(gamma_s, gamma_t), 1.0).log()

@@ -73,7 +73,7 @@ def eps_from_x(x_hat: Tensor, z_t: Tensor, gamma_t: Tensor) -> Tensor:
     return (z_t - per_image(alpha, z_t) * x_hat) / per_image(sigma, z_t)
 
 
-def kernel(x_hat: Tensor, z_t: Tensor, gamma_s: Tensor, gamma_t: Tensor) -> Reverse:
+def posterior(x_hat: Tensor, z_t: Tensor, gamma_s: Tensor, gamma_t: Tensor) -> Reverse:
     """q(z_s | z_t, x = x_hat) (Ho et al. 2020, eq. 6-7; Kingma et al. 2021, eq. 25-29)."""
     a, b = posterior_coefficients(gamma_s, gamma_t)
     std = per_image(posterior_std(gamma_s, gamma_t), z_t).expand_as(z_t)

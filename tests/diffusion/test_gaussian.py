@@ -67,7 +67,7 @@ def test_kernel_is_the_conditional_gaussian():
     x, z_t = rng.normal(size=(2, len(PAIRS)))
     mean, std = condition(*PAIRS.T, x, z_t)
     gamma_s, gamma_t, x_hat, z = double(*PAIRS.T, x, z_t)
-    found = gaussian.kernel(image(x_hat, z), image(z, z), gamma_s, gamma_t)
+    found = gaussian.posterior(image(x_hat, z), image(z, z), gamma_s, gamma_t)
     np.testing.assert_allclose(found.mean[:, 0, 0, 0], mean, rtol=1e-9, atol=1e-11)
     np.testing.assert_allclose(found.std[:, 0, 1, 2], std, rtol=1e-7)
     np.testing.assert_allclose(gaussian.posterior_std(gamma_s, gamma_t), std, rtol=1e-7)
@@ -98,7 +98,7 @@ def test_neighbouring_gammas_keep_their_digits(gamma_t):
 
 def test_at_the_data_the_kernel_is_a_point_mass_at_x():
     gamma_s, gamma_t, x, z = double([-math.inf] * 3, [-9.0, 0.0, 9.0], [0.3, -0.7, 1.0], [1.0, 2.0, -3.0])
-    found = gaussian.kernel(image(x, x), image(z, z), gamma_s, gamma_t)
+    found = gaussian.posterior(image(x, x), image(z, z), gamma_s, gamma_t)
     np.testing.assert_array_equal(found.mean, image(x, x))
     np.testing.assert_array_equal(found.std, 0)
     assert bool(found.eps_hat.isfinite().all())
@@ -139,6 +139,6 @@ def test_posterior_of_a_chain_by_its_betas(betas):
 def test_coefficients_are_formed_in_float64_and_take_the_type_of_the_images():
     """Neighbouring gammas that are equal in float32 still give a step."""
     gamma_s, gamma_t = double([5.0], [5.0 + 1e-8])
-    found = gaussian.kernel(torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2), gamma_s, gamma_t)
+    found = gaussian.posterior(torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2), gamma_s, gamma_t)
     assert found.mean.dtype == found.std.dtype == found.eps_hat.dtype == torch.float32
     assert float(found.std[0, 0, 0, 0]) == pytest.approx(1e-4, rel=0.01)

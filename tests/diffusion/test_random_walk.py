@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.diffusion.gaussian import diffuse, kernel, transition
+from pipeline.diffusion.gaussian import diffuse, posterior, transition
 from pipeline.diffusion.schedule import RandomWalk
 
 STEPS, WALKS = 12, 200_000
@@ -45,7 +45,7 @@ def test_the_way_back(t, walks):
     coefficients, residual, *_ = np.linalg.lstsq(regressors, walks[t - 1], rcond=None)
     assert coefficients == pytest.approx([1 - 1 / t, 1 / t], abs=0.02)
     assert residual[0] / WALKS == pytest.approx(1 - 1 / t, rel=0.02)
-    made = kernel(images(walks[0]), images(walks[t] / np.sqrt(1 + t)), level(t - 1), level(t))
+    made = posterior(images(walks[0]), images(walks[t] / np.sqrt(1 + t)), level(t - 1), level(t))
     mean, std = (np.sqrt(t) * value.flatten().numpy() for value in (made.mean, made.std))
     np.testing.assert_allclose(mean, (1 - 1 / t) * walks[t] + walks[0] / t, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(std**2, 1 - 1 / t, rtol=1e-9)
@@ -56,6 +56,6 @@ def test_the_way_back(t, walks):
 
 
 def test_the_first_step_back_is_the_data(walks):
-    made = kernel(images(walks[0]), images(walks[1] / np.sqrt(2)), level(0), level(1))
+    made = posterior(images(walks[0]), images(walks[1] / np.sqrt(2)), level(0), level(1))
     np.testing.assert_allclose(made.mean.flatten(), walks[0], atol=1e-9)
     assert float(made.std.max()) == 0

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from pipeline.config.load import read_block
-from pipeline.diffusion.gaussian import alpha_sigma, diffuse, kernel, transition, transition_std
+from pipeline.diffusion.gaussian import alpha_sigma, diffuse, posterior, transition, transition_std
 from pipeline.families.ddgan.schedule import VPBeta, vp_betas
 
 # Xiao et al. 2022: betas and their cumulative products, as printed by the reference code.
@@ -91,7 +91,7 @@ def test_the_posterior_in_betas(index, steps):
     own = schedule(steps)
     s, t = (torch.tensor([k / steps]) for k in (index, index + 1))
     x_hat, z_t = torch.full((1, 1, 1, 1), 0.3), torch.full((1, 1, 1, 1), -1.2)
-    found = kernel(x_hat, z_t, own.gamma(s), own.gamma(t))
+    found = posterior(x_hat, z_t, own.gamma(s), own.gamma(t))
     beta, now = BETAS[steps][index], ALPHA_BARS[steps][index]
     before = ALPHA_BARS[steps][index - 1] if index else 1.0
     mean = beta * np.sqrt(before) / (1 - now) * 0.3 + (1 - before) * np.sqrt(1 - beta) / (1 - now) * -1.2

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pipeline.config import plugins
 from pipeline.core.contracts import Generative, Random
 from pipeline.core.random import KeyedRandom, RowRandom
-from pipeline.diffusion.gaussian import Reverse, kernel, per_image
+from pipeline.diffusion.gaussian import Reverse, per_image, posterior
 from pipeline.diffusion.schedule import DiscreteSchedule, LinearLogSNRSchedule, cosine_betas, linear_betas
 from pipeline.samplers.ancestral import Ancestral
 from pipeline.samplers.base import SamplerContext
@@ -54,7 +54,7 @@ class Odd(Generative):
 
     def said(self, x_hat, z_t, s, t, clip):
         x_hat = x_hat if clip is None else x_hat.clamp(-clip, clip)
-        return kernel(x_hat, z_t, self.schedule.gamma(s), self.schedule.gamma(t))
+        return posterior(x_hat, z_t, self.schedule.gamma(s), self.schedule.gamma(t))
 
 
 class Says(Odd):

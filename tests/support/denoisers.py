@@ -11,7 +11,7 @@ from scipy import optimize, stats
 from torch import Tensor
 
 from pipeline.core.contracts import Generative, Random
-from pipeline.diffusion.gaussian import Reverse, alpha_sigma, kernel, per_image
+from pipeline.diffusion.gaussian import Reverse, alpha_sigma, per_image, posterior
 from pipeline.diffusion.schedule import NoiseSchedule
 
 
@@ -29,7 +29,7 @@ class Mixture(Generative):
         gamma_s, gamma_t = self.schedule.gamma(s), self.schedule.gamma(t)
         share, mean, _ = self.posterior(z_t, gamma_t)
         x_hat = (share * mean).sum(-1)
-        return kernel(x_hat if clip is None else x_hat.clamp(-clip, clip), z_t, gamma_s, gamma_t)
+        return posterior(x_hat if clip is None else x_hat.clamp(-clip, clip), z_t, gamma_s, gamma_t)
 
     def posterior(self, z: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """p(x | z) as a mixture: the components' shares, means and stds, (B, C, H, W, K) each."""
@@ -77,7 +77,7 @@ class Drawing(Mixture):
             (share.cumsum(-1) < rng.uniform(tuple(z_t.shape), "component")[..., None]).sum(-1, keepdim=True).clamp(max=1)
         )
         mean, std = (value.gather(-1, component)[..., 0] for value in (mean, std))
-        return kernel(mean + std * rng.normal(tuple(z_t.shape), "draw"), z_t, gamma_s, gamma_t)
+        return posterior(mean + std * rng.normal(tuple(z_t.shape), "draw"), z_t, gamma_s, gamma_t)
 
 
 MEAN, STD = 0.2, 0.3

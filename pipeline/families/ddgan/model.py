@@ -21,7 +21,7 @@ from torch.nn.functional import softplus
 
 from pipeline.config.family import ClassConditional, TrainingSettings
 from pipeline.core.contracts import Batch, DataSpec, Generative, Loss, Random, Trainable
-from pipeline.diffusion.gaussian import Reverse, diffuse, kernel, transition
+from pipeline.diffusion.gaussian import Reverse, diffuse, posterior, transition
 from pipeline.diffusion.likelihood import mean_image
 from pipeline.families.ddgan.discriminator import DiscriminatorConfig
 from pipeline.families.ddgan.generator import GeneratorConfig
@@ -115,7 +115,7 @@ class Model(Trainable, Generative):
         gamma_s, gamma_t = self.schedule.gamma(s), self.schedule.gamma(t)
         latent = rng.normal((len(z_t), self.config.generator.latent), "latent")
         x_hat = self.generator(z_t, self.schedule.input(gamma_t), latent, y)
-        return kernel(x_hat if clip is None else x_hat.clamp(-clip, clip), z_t, gamma_s, gamma_t)
+        return posterior(x_hat if clip is None else x_hat.clamp(-clip, clip), z_t, gamma_s, gamma_t)
 
     def failure_symptom(self, parts: Mapping[str, float]) -> str | None:
         if parts["discriminator/loss"] < WON:
@@ -143,7 +143,7 @@ class Model(Trainable, Generative):
         """x_hat of the generator, and z_s ~ q(z_s | z_t, x_hat)."""
         latent = rng.normal((len(pair.z_t), self.config.generator.latent), f"{group} latent")
         x_hat = self.generator(pair.z_t, pair.level, latent, y)
-        made = kernel(x_hat, pair.z_t, pair.gamma_s, pair.gamma_t)
+        made = posterior(x_hat, pair.z_t, pair.gamma_s, pair.gamma_t)
         return x_hat, made.mean + made.std * rng.normal(tuple(pair.z_t.shape), f"{group} posterior")
 
     def _lazy_step(self, step: int) -> bool:

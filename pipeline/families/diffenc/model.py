@@ -32,7 +32,7 @@ from pipeline.core.contracts import (
     Random,
     Trainable,
 )
-from pipeline.diffusion.gaussian import Reverse, alpha_sigma, diffuse, kernel, per_image
+from pipeline.diffusion.gaussian import Reverse, alpha_sigma, diffuse, per_image, posterior
 from pipeline.diffusion.learned_schedule import Continuous
 from pipeline.diffusion.likelihood import bits_per_dim, noisy_reconstruction, prior_kl, sum_image
 from pipeline.diffusion.prediction import target, to_x
@@ -115,7 +115,7 @@ class Model(Trainable, Generative, LikelihoodModel, FiniteStepModel):
         """Eq. 17: the posterior mean at x_hat, plus the counter term alpha_s Delta sigma_t^2 x_hat."""
         gamma_s, gamma_t = self.schedule.gamma(s), self.schedule.gamma(t)
         x_hat = to_x("v", self._output(z_t, gamma_t, y), z_t, gamma_t)
-        made = kernel(x_hat if clip is None else x_hat.clamp(-clip, clip), z_t, gamma_s, gamma_t)
+        made = posterior(x_hat if clip is None else x_hat.clamp(-clip, clip), z_t, gamma_s, gamma_t)
         alpha_s, _ = alpha_sigma(gamma_s)
         _, sigma_t = alpha_sigma(gamma_t)
         drift = per_image(alpha_s * (gamma_t - gamma_s) * sigma_t**2, z_t) * made.x_hat
@@ -126,7 +126,7 @@ class Model(Trainable, Generative, LikelihoodModel, FiniteStepModel):
         gamma_s, gamma_t = self.schedule.gamma(s), self.schedule.gamma(t)
         at_s, at_t = self._encode(batch.x, gamma_s), self._encode(batch.x, gamma_t)
         z = diffuse(at_t, gamma_t, rng.normal(tuple(batch.x.shape), "diffusion"))
-        true = kernel(at_t, z, gamma_s, gamma_t)
+        true = posterior(at_t, z, gamma_s, gamma_t)
         alpha_s, _ = alpha_sigma(gamma_s)
         return Posterior(z, true.mean + per_image(alpha_s, z) * (at_s - at_t), true.std)
 

@@ -28,7 +28,7 @@ from pipeline.core.contracts import (
     Random,
     Trainable,
 )
-from pipeline.diffusion.gaussian import Reverse, alpha_sigma, diffuse, kernel
+from pipeline.diffusion.gaussian import Reverse, alpha_sigma, diffuse, posterior
 from pipeline.diffusion.learned_schedule import Continuous
 from pipeline.diffusion.likelihood import bits_per_dim, noisy_reconstruction, prior_kl, sum_image
 from pipeline.diffusion.prediction import Prediction, target, to_x
@@ -79,7 +79,7 @@ class Model(Trainable, Generative, LikelihoodModel, FiniteStepModel):
     def reverse(self, z_t: Tensor, s: Tensor, t: Tensor, y: Tensor | None, rng: Random, clip: float | None = None) -> Reverse:
         gamma_s, gamma_t = self.schedule.gamma(s), self.schedule.gamma(t)
         x_hat = to_x(self.config.prediction, self._output(z_t, gamma_t, y), z_t, gamma_t)
-        return kernel(x_hat if clip is None else x_hat.clamp(-clip, clip), z_t, gamma_s, gamma_t)
+        return posterior(x_hat if clip is None else x_hat.clamp(-clip, clip), z_t, gamma_s, gamma_t)
 
     def guide(self, strength: float) -> None:
         self.network = guided(self.network, strength, self.config.label_dropout, self.spec)
@@ -87,7 +87,7 @@ class Model(Trainable, Generative, LikelihoodModel, FiniteStepModel):
     def posterior(self, batch: Batch, s: Tensor, t: Tensor, rng: Random) -> Posterior:
         gamma_s, gamma_t = self.schedule.gamma(s), self.schedule.gamma(t)
         z = diffuse(batch.x, gamma_t, rng.normal(tuple(batch.x.shape), "diffusion"))
-        true = kernel(batch.x, z, gamma_s, gamma_t)
+        true = posterior(batch.x, z, gamma_s, gamma_t)
         return Posterior(z, true.mean, true.std)
 
     def prior_and_reconstruction(self, batch: Batch, rng: Random) -> PriorAndReconstruction:
