@@ -95,7 +95,7 @@ def run(cfg: schema.Params, name: str, root: Path, extractor: Extractor | None =
     ground, reference = _ground(cfg.evaluate, data, extractor)
     found = measure(features, reference, ground.settings, _keyed(cfg.evaluate.seed, name))
     memory = memorisation(images, data.images("train"), nearest(data.images("test"), data.images("train")))
-    pairs = repeats(images, _levels(data), cfg.data.near_duplicate)
+    pairs = repeats(images, _levels(data), cfg.data.near_duplicate_grey_levels)
     with artifacts.atomic(evaluation / "neighbours.png") as file:
         file.write(picture(images, data.images("train"), memory, _levels(data)))
     artifacts.write_json(
@@ -146,7 +146,7 @@ def run_baselines(cfg: schema.Params, root: Path, extractor: Extractor | None = 
     unseen = nearest(data.images("test"), data.images("train"))
     for name, images in sets.items():
         found = measure(extractor(images), reference, ground.settings, _keyed(cfg.evaluate.seed, name))
-        memory, pairs = memorisation(images, train, unseen), repeats(images, levels, cfg.data.near_duplicate)
+        memory, pairs = memorisation(images, train, unseen), repeats(images, levels, cfg.data.near_duplicate_grey_levels)
         details[name] = {**record.details(found, ground), "memorisation": {**memory.values, **pairs}}
         rounded[name] = {**record.rounded(found, ground), "memorisation": record.memorised(memory, pairs)}
     details["mean-image"]["clipped"] = mean_image.clipped
@@ -202,11 +202,11 @@ def _ground(cfg: schema.Evaluate, data: DataDirectory, extractor: Extractor) -> 
     from pipeline.metrics.record import Ground
 
     settings = Settings(
-        neighbours=cfg.neighbours,
+        nearest_k=cfg.nearest_k,
         kid_subsets=cfg.kid_subsets,
         kid_subset_size=cfg.kid_subset_size,
         inception_score_splits=cfg.inception_score_splits,
-        replicates=cfg.bootstrap,
+        replicates=cfg.interval_resamples,
     )
     images = data.images(cfg.reference)
     reference = describe(extractor(images).features, settings)

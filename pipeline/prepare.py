@@ -35,13 +35,13 @@ def run(data: schema.Data, out: Path) -> DataDirectory:
     raw = module.load(read_block(module.Config, data.source, "data.source"))
     count = len(raw.train_images)
     images = np.concatenate([raw.train_images, raw.test_images])
-    pairs = duplicates.find(images, raw.levels, data.near_duplicate)
+    pairs = duplicates.find(images, raw.levels, data.near_duplicate_grey_levels)
 
     leaks = pairs.where((pairs.first < count) & (pairs.second >= count))
     kept = np.setdiff1d(np.arange(count), leaks.first)
     if len(kept) == 0:
         raise ValueError(
-            f"data.near_duplicate is {data.near_duplicate}, at which every training image is a duplicate of a test image; "
+            f"data.near_duplicate_grey_levels is {data.near_duplicate_grey_levels}, at which every training image is a duplicate of a test image; "
             "use a lower value"
         )
     inside = pairs.where(np.isin(pairs.first, kept) & np.isin(pairs.second, kept))
@@ -62,7 +62,7 @@ def run(data: schema.Data, out: Path) -> DataDirectory:
         "kind": data.kind,
         "class_names": list(raw.class_names),
         "duplicates": {
-            "near_grey_levels": data.near_duplicate,
+            "near_grey_levels": data.near_duplicate_grey_levels,
             "pairs_found": {
                 "within_training": pairs.where(pairs.second < count).count(),
                 "within_test": pairs.where(pairs.first >= count).count(),

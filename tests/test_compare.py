@@ -103,7 +103,9 @@ def test_the_conclusion_names_the_best_the_front_and_the_ratios(root: Path) -> N
 
 def test_without_intervals_nothing_is_clear(root: Path) -> None:
     cfg = params()
-    rows = compare.run(cfg.model_copy(update={"evaluate": cfg.evaluate.model_copy(update={"bootstrap": 0})}), root)["samples"]
+    rows = compare.run(cfg.model_copy(update={"evaluate": cfg.evaluate.model_copy(update={"interval_resamples": 0})}), root)[
+        "samples"
+    ]
     assert rows[0]["fd_low"] is None
     assert [other["within"] for other in rows[0]["dominated_by"]] == [["FD", "recall"]] * 2
 

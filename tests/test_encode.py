@@ -201,7 +201,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         "codecs": {"kl": {"family": "autoencoder", "data": "data/prepared", "model": model, "training": training}},
         "runs": {},
         "samples": {},
-        "evaluate": {"extractor": "convnet", "bootstrap": 0},
+        "evaluate": {"extractor": "convnet", "interval_resamples": 0},
     }
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(blocks), encoding="utf-8")
     monkeypatch.chdir(tmp_path)

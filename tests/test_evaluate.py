@@ -39,11 +39,11 @@ samples:
   small: {run: ddpm, sampler: {kind: ancestral}, steps: 7, images: 40}
 evaluate:
   extractor: convnet
-  neighbours: 3
+  nearest_k: 3
   kid_subsets: 5
   kid_subset_size: 20
   inception_score_splits: 2
-  bootstrap: 10
+  interval_resamples: 10
   baseline_images: 50
 """
 

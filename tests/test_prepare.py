@@ -92,13 +92,13 @@ def test_chains_stay_together_whatever_the_seed(source: Path, tmp_path: Path) ->
 
 
 def test_without_near_duplicates_only_equal_images_count(source: Path, tmp_path: Path) -> None:
-    made = prepare.run(data(source, near_duplicate=0.0), tmp_path / "out")
+    made = prepare.run(data(source, near_duplicate_grey_levels=0.0), tmp_path / "out")
     assert made.spec["duplicates"]["training_images_removed"] == {"exact": 2, "near": 0}
     assert made.spec["duplicates"]["groups_kept_on_one_side"] == 1
 
 
 def test_the_split_is_stratified_and_of_the_asked_size(source: Path, tmp_path: Path) -> None:
-    made = prepare.run(data(source, valid_fraction=0.25, near_duplicate=0.0), tmp_path / "out")
+    made = prepare.run(data(source, valid_fraction=0.25, near_duplicate_grey_levels=0.0), tmp_path / "out")
     train, valid = (np.array(made.spec["class_counts"][split]) for split in ("train", "valid"))
     assert abs(valid.sum() - 0.25 * (TRAIN - 2)) <= 2
     assert np.abs(valid - 0.25 * (train + valid)).max() <= 2
@@ -157,5 +157,5 @@ def test_splits_that_cannot_be_made_are_refused(source: Path, tmp_path: Path) ->
     with pytest.raises(ValueError, match=r"^data\.valid_fraction is 0\.001, .* 10 classes cannot be split"):
         prepare.run(data(source, valid_fraction=0.001), tmp_path)
     alike = {"shape": [1, 4, 4], "std": 0.001, "train": 50, "test": 5}
-    with pytest.raises(ValueError, match=r"^data\.near_duplicate is 1\.5, at which every training image"):
+    with pytest.raises(ValueError, match=r"^data\.near_duplicate_grey_levels is 1\.5, at which every training image"):
         prepare.run(schema.Data(kind="gaussian", source=alike), tmp_path)

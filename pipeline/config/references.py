@@ -71,8 +71,8 @@ def check_references(params: Params) -> None:
     sizes = {f"samples.{name}.images": sample.images for name, sample in params.samples.items()}
     for key, images in {**sizes, "evaluate.baseline_images": params.evaluate.baseline_images}.items():
         # Intervals are taken from halves of the images, and a neighbour is another image.
-        half = images // 2 if params.evaluate.bootstrap else images
-        for name, most in (("kid_subset_size", images), ("inception_score_splits", half), ("neighbours", half - 1)):
+        half = images // 2 if params.evaluate.interval_resamples else images
+        for name, most in (("kid_subset_size", images), ("inception_score_splits", half), ("nearest_k", half - 1)):
             value = getattr(params.evaluate, name)
             if value > most:
                 raise ValueError(f"evaluate.{name} is {value}; allowed: up to {most} with {key}, which is {images}")

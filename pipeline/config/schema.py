@@ -17,13 +17,13 @@ from pipeline.config.references import check_references
 class Data(StrictConfig):
     """What `prepare` writes to data/prepared: the module pipeline/datasets/<kind>.py reads `source`.
 
-    `near_duplicate`: images that differ by no more grey levels of 255 per pixel, on average, count as duplicates.
+    `near_duplicate_grey_levels`: images that differ by no more grey levels of 255 per pixel, on average, count as duplicates.
     """
 
     kind: str
     source: dict[str, Any]
     valid_fraction: Annotated[float, Field(gt=0, lt=1)]
-    near_duplicate: Annotated[float, Field(ge=0, le=20)]
+    near_duplicate_grey_levels: Annotated[float, Field(ge=0, le=20)]
     seed: Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -69,7 +69,7 @@ class Training(StrictConfig):
     weight_decay: Annotated[float, Field(ge=0)]
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
     warmup: NotNegative
-    decay_fraction: Fraction
+    lr_cooldown_fraction: Fraction
     clip_norm: Annotated[float, Field(gt=0)] | None
     ema_fraction: Annotated[float, Field(gt=0, le=1)]
     ema_longest: Annotated[float, Field(gt=1)]
@@ -161,11 +161,11 @@ class Evaluate(StrictConfig):
     extractor: Name
     inception_weights: str | None = None
     reference: Literal["train", "test"]
-    neighbours: Positive
+    nearest_k: Positive
     kid_subsets: Positive
     kid_subset_size: Annotated[int, Field(ge=2)]
     inception_score_splits: Positive
-    bootstrap: NotNegative
+    interval_resamples: NotNegative
     baseline_images: Positive
     seed: NotNegative
 

@@ -28,7 +28,7 @@ DIVERSITY = ("recall", "coverage")
 class Settings:
     """neighbours: k of precision, recall, density and coverage; replicates: halves for the intervals, 0 for none."""
 
-    neighbours: int
+    nearest_k: int
     kid_subsets: int
     kid_subset_size: int
     inception_score_splits: int
@@ -69,7 +69,7 @@ class Measurement:
 def describe(features: NDArray[np.floating], settings: Settings) -> Reference:
     """(R, F) features of the reference images. Raises ValueError for too few images or values that are not finite."""
     points = matrix(features, least=2)
-    return Reference(points, moments(points), manifold(points, settings.neighbours), kid.within(points))
+    return Reference(points, moments(points), manifold(points, settings.nearest_k), kid.within(points))
 
 
 @contextlib.contextmanager
@@ -88,12 +88,12 @@ def measure(generated: Features, reference: Reference, settings: Settings, rng: 
     """Every metric of N generated images. Raises ValueError for too few images, or features that are not finite."""
     points = matrix(generated.features, least=2)
     count = len(points)
-    needed = max(settings.neighbours + 1, settings.inception_score_splits, 2)
+    needed = max(settings.nearest_k + 1, settings.inception_score_splits, 2)
     if settings.replicates and count < 2 * needed:
         raise ValueError(
-            f"there are {count} images; intervals from halves of them need {2 * needed} or more with evaluate.neighbours "
-            f"{settings.neighbours} and evaluate.inception_score_splits {settings.inception_score_splits}; "
-            "sample more, or set evaluate.bootstrap to 0"
+            f"there are {count} images; intervals from halves of them need {2 * needed} or more with evaluate.nearest_k "
+            f"{settings.nearest_k} and evaluate.inception_score_splits {settings.inception_score_splits}; "
+            "sample more, or set evaluate.interval_resamples to 0"
         )
     distance = kid.kernel_distance(
         points, reference.features, settings.kid_subsets, settings.kid_subset_size, rng("kid subsets")
@@ -102,7 +102,7 @@ def measure(generated: Features, reference: Reference, settings: Settings, rng: 
         frechet=frechet_distance(moments(points), reference.moments),
         kid=distance,
         inception_score=inception_score(generated.probabilities, settings.inception_score_splits, rng("inception score")),
-        neighbourhoods=neighbourhoods(manifold(points, settings.neighbours), reference.manifold),
+        neighbourhoods=neighbourhoods(manifold(points, settings.nearest_k), reference.manifold),
         intervals={},
     )
     if not settings.replicates:
@@ -117,7 +117,7 @@ def _replicates(
 ) -> dict[str, list[float]]:
     """Every metric of each of the halves."""
     shuffle, chosen = rng("inception score of halves"), halves(len(points), settings.replicates, rng("halves"))
-    shares = [_shares(some) for some in of_subsets(points, chosen, settings.neighbours, reference.manifold)]
+    shares = [_shares(some) for some in of_subsets(points, chosen, settings.nearest_k, reference.manifold)]
     splits = settings.inception_score_splits
     return {
         "fd": [frechet_distance(moments(points[half]), reference.moments) for half in chosen],

@@ -58,7 +58,7 @@ class Manifold:
 def manifold(features: NDArray[np.floating], k: int) -> Manifold:
     """Balls of the k-th nearest neighbour. Raises ValueError for fewer than k + 1 points or values that are not finite."""
     if len(features) < k + 1:
-        raise ValueError(f"evaluate.neighbours is {k}; allowed is at most {len(features) - 1}, the images of a set less one")
+        raise ValueError(f"evaluate.nearest_k is {k}; allowed is at most {len(features) - 1}, the images of a set less one")
     points = torch.from_numpy(matrix(features, least=2))
     radii = []
     for start, distances in blocks(points, points):

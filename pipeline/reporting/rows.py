@@ -33,7 +33,7 @@ def sample_row(cfg: Params, root: Path, name: str, source: Source, distance: str
         "images_per_second_high": _rounded(rate.high),
     }
     for key, value in {distance: source.number(f"quality.{distance}"), **_metrics(source)}.items():
-        low, high = details.interval(f"intervals.{key}") if cfg.evaluate.bootstrap else (None, None)
+        low, high = details.interval(f"intervals.{key}") if cfg.evaluate.interval_resamples else (None, None)
         row |= {key: value, f"{key}_low": _rounded(low), f"{key}_high": _rounded(high)}
     return {
         **row,

@@ -114,9 +114,9 @@ def clip_norm(group: str, settings: schema.Training) -> float | None:
 
 
 def rate_factor(step: int, settings: schema.Training) -> float:
-    """At step 1..steps: linear warm-up to 1, constant, then linear decay to zero over the last `decay_fraction`."""
+    """At step 1..steps: linear warm-up to 1, constant, then linear decay to zero over the last `lr_cooldown_fraction`."""
     warm = min(1.0, step / settings.warmup) if settings.warmup else 1.0
-    decay_steps = settings.decay_fraction * settings.steps
+    decay_steps = settings.lr_cooldown_fraction * settings.steps
     cool = min(1.0, (settings.steps - step + 1) / decay_steps) if decay_steps >= 1 else 1.0
     return min(warm, cool)
 

@@ -145,7 +145,7 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
         "samples.vdm-ddim-5.images", 1, ["allowed: up to ", "samples.vdm-ddim-5.images"],
     ),
     "more neighbours than half a sample has": (
-        "evaluate.neighbours", 30, ["evaluate.neighbours is 30", "allowed: up to 29", ".images, which is 60"],
+        "evaluate.nearest_k", 30, ["evaluate.nearest_k is 30", "allowed: up to 29", ".images, which is 60"],
     ),
     "missing block": ("evaluate", ABSENT, ["evaluate is missing", "required"]),
     "missing family": ("runs.vdm.family", ABSENT, ["runs.vdm.family is missing", "required"]),

@@ -112,7 +112,7 @@ def test_hybrid_gradients_at_the_last_layer_of_a_network():
 
 
 def settings(steps):
-    return schema.Training(steps=steps, batch=16, learning_rate=1e-3, warmup=0, decay_fraction=0.0, precision="float32")
+    return schema.Training(steps=steps, batch=16, learning_rate=1e-3, warmup=0, lr_cooldown_fraction=0.0, precision="float32")
 
 
 def test_the_history_of_losses_travels_in_a_checkpoint(tmp_path):

@@ -59,13 +59,13 @@ def test_the_interval_lies_around_its_estimate_where_a_bootstrap_would_not():
     fixed, images = moments(rng.normal(size=(2000, 40))), rng.normal(size=(200, 40))
     estimate = frechet_distance(moments(images), fixed)
     found = interval(estimate, np.array([frechet_distance(moments(images[h]), fixed) for h in halves(200, 60, rng)]), 200)
-    bootstrap = [frechet_distance(moments(images[rng.integers(0, 200, 200)]), fixed) for _ in range(60)]
-    assert np.quantile(bootstrap, 0.025) > estimate
+    interval_resamples = [frechet_distance(moments(images[rng.integers(0, 200, 200)]), fixed) for _ in range(60)]
+    assert np.quantile(interval_resamples, 0.025) > estimate
     assert found.low < estimate < found.high
 
 
 def test_too_few_are_refused():
     with pytest.raises(ValueError, match="there are 1 images"):
         halves(1, 10, np.random.default_rng(0))
-    with pytest.raises(ValueError, match=r"evaluate.bootstrap is 1; allowed is 2 or more"):
+    with pytest.raises(ValueError, match=r"evaluate.interval_resamples is 1; allowed is 2 or more"):
         halves(10, 1, np.random.default_rng(0))

@@ -10,7 +10,7 @@ from pipeline.metrics.interval import halves, interval
 from pipeline.metrics.measurement import DIVERSITY, QUALITY, Settings, describe, measure, one_thread
 from pipeline.metrics.prdc import manifold, neighbourhoods
 
-SETTINGS = Settings(neighbours=3, kid_subsets=10, kid_subset_size=30, inception_score_splits=2, replicates=20)
+SETTINGS = Settings(nearest_k=3, kid_subsets=10, kid_subset_size=30, inception_score_splits=2, replicates=20)
 
 
 def keyed(purpose: str) -> np.random.Generator:

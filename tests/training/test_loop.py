@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 def settings(**values: object) -> schema.Training:
-    base = {"steps": 40, "batch": 8, "learning_rate": 0.01, "warmup": 0, "decay_fraction": 0.0, "precision": "float32"}
+    base = {"steps": 40, "batch": 8, "learning_rate": 0.01, "warmup": 0, "lr_cooldown_fraction": 0.0, "precision": "float32"}
     return schema.Training.model_validate({**base, **values})
 
 
@@ -146,7 +146,7 @@ def test_gradient_that_is_not_finite_ends_training(split: Split) -> None:
 
 
 def test_learning_rate_warms_up_stays_and_falls() -> None:
-    cfg = settings(steps=100, learning_rate=2.0, warmup=10, decay_fraction=0.25)
+    cfg = settings(steps=100, learning_rate=2.0, warmup=10, lr_cooldown_fraction=0.25)
     rates = [2.0 * loop.rate_factor(step, cfg) for step in range(1, 101)]
     assert rates[:10] == pytest.approx([0.2 * step for step in range(1, 11)])
     assert rates[10:75] == pytest.approx([2.0] * 65)
@@ -155,7 +155,7 @@ def test_learning_rate_warms_up_stays_and_falls() -> None:
 
 
 def test_learning_rate_without_warmup_and_decay_is_constant() -> None:
-    cfg = settings(steps=20, learning_rate=0.5, warmup=0, decay_fraction=0.0)
+    cfg = settings(steps=20, learning_rate=0.5, warmup=0, lr_cooldown_fraction=0.0)
     assert {loop.rate_factor(step, cfg) for step in range(1, 21)} == {1.0}
 
 

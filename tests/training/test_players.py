@@ -65,7 +65,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
 
 
 def settings(**values: object) -> schema.Training:
-    plain = {"steps": 10, "batch": 4, "learning_rate": 0.1, "warmup": 0, "decay_fraction": 0.0, "clip_norm": None}
+    plain = {"steps": 10, "batch": 4, "learning_rate": 0.1, "warmup": 0, "lr_cooldown_fraction": 0.0, "clip_norm": None}
     return read_block(schema.Training, {**plain, **values}, "training")  # type: ignore[no-any-return]
 
 
