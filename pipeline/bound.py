@@ -56,7 +56,7 @@ class Draws:
     diffusion: NDArray[np.float64]
 
 
-def draw(model: LikelihoodModel, split: Split, images: int, cfg: schema.Bound, where: torch.device, label: str) -> Draws:
+def draw(model: LikelihoodModel, split: Split, images: int, cfg: schema.Bound, device: torch.device, label: str) -> Draws:
     """Every term of the bound for the first `images` of a split.
 
     The times of an image come in two independent halves, each low-discrepancy: their difference is what tells Monte-Carlo
@@ -73,16 +73,16 @@ def draw(model: LikelihoodModel, split: Split, images: int, cfg: schema.Bound, w
     with torch.inference_mode(), Progress(images * per_half * REPLICATES, "evaluations", label) as progress:
         for first in range(0, images, cfg.batch):
             rows = range(first, min(first + cfg.batch, images))
-            batch = split.rows(np.arange(rows.start, rows.stop), where)
+            batch = split.rows(np.arange(rows.start, rows.stop), device)
             for half in range(REPLICATES):
-                offset = RowRandom(cfg.seed, rows, half, where).uniform((len(rows), 1), "time")[:, 0]
+                offset = RowRandom(cfg.seed, rows, half, device).uniform((len(rows), 1), "time")[:, 0]
                 grid = torch.stack([low_discrepancy(per_half, value) for value in offset], 1)
                 here = slice(rows.start, rows.stop)
-                ends = model.prior_and_reconstruction(batch, RowRandom(cfg.seed, rows, half * per_half, where))
+                ends = model.prior_and_reconstruction(batch, RowRandom(cfg.seed, rows, half * per_half, device))
                 nats["prior"][here, half], nats["reconstruction"][here, half] = ends.prior.cpu(), ends.reconstruction.cpu()
                 for index in range(per_half):
                     step = half * per_half + index
-                    found = model.diffusion_term(batch, grid[index], RowRandom(cfg.seed, rows, step, where))
+                    found = model.diffusion_term(batch, grid[index], RowRandom(cfg.seed, rows, step, device))
                     time[here, step], diffusion[here, step] = found.time.cpu(), found.nats.cpu()
                     progress.update(len(rows))
                 nats["diffusion"][here, half] = diffusion[here, half * per_half : (half + 1) * per_half].mean(1)
@@ -125,14 +125,14 @@ def run(cfg: schema.Bound, paths: Paths, key: str) -> None:
     """Measures the model in paths.model. `key`: where the bound stands in params.yaml, for messages."""
     import torch
 
-    from pipeline.core import device
     from pipeline.core.contracts import Generative, LikelihoodModel
+    from pipeline.core.device import describe_device, pick_device
     from pipeline.store import models
     from pipeline.store.splits import Split
 
-    where = device.pick()
+    device = pick_device()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    model = models.load(paths.model, where)
+    model = models.load(paths.model, device)
     data = DataDirectory.open(paths.data)
     if not isinstance(model.model, LikelihoodModel) or not isinstance(model.model, Generative):
         raise ValueError(
@@ -148,7 +148,7 @@ def run(cfg: schema.Bound, paths: Paths, key: str) -> None:
         raise ValueError(
             f"{key}.images is {images}; allowed: up to {len(split)}, the images of the {cfg.split} split, or null for all"
         )
-    draws = draw(model.model, split, images, cfg, where, key)
+    draws = draw(model.model, split, images, cfg, device, key)
 
     dimensions = data.data_spec.dimensions
     bits = {name: values / (dimensions * np.log(2)) for name, values in draws.nats.items()}
@@ -173,14 +173,14 @@ def run(cfg: schema.Bound, paths: Paths, key: str) -> None:
             },
             "measured": {
                 "split": cfg.split, "images": images, "times_per_image": REPLICATES * (cfg.times // REPLICATES),
-                "seed": cfg.seed, "data": data.hash[:8], "device": device.describe(where)["device"],
+                "seed": cfg.seed, "data": data.hash[:8], "device": describe_device(device)["device"],
             },
         },
     )  # fmt: skip
     schedule = model.model.schedule
 
     def gamma(t: float) -> float:
-        return float(schedule.gamma(torch.tensor([t], dtype=torch.float64, device=where))[0])
+        return float(schedule.gamma(torch.tensor([t], dtype=torch.float64, device=device))[0])
 
     artifacts.write_text(paths.curve, curve(draws, gamma, dimensions))
     print(f"{key}: {means['total']:.4f} bits/dim, standard error {errors['total']['total']:.2g}", flush=True)

@@ -56,7 +56,7 @@ class Fidelity:
 
 
 def encode_split(
-    codec: Codec, split: Split, step: int, seed: int | None, where: torch.device, progress: Progress, batch: int = BATCH
+    codec: Codec, split: Split, step: int, seed: int | None, device: torch.device, progress: Progress, batch: int = BATCH
 ) -> NDArray[np.float32]:
     """(N, c, h, w): draws keyed by (seed, row, step), or means where `seed` is None."""
     import torch
@@ -67,8 +67,8 @@ def encode_split(
     with torch.inference_mode():
         for first in range(0, len(split), batch):
             rows = range(first, min(first + batch, len(split)))
-            x = split.rows(np.arange(rows.start, rows.stop), where).x
-            rng = None if seed is None else RowRandom(seed, rows, step, where)
+            x = split.rows(np.arange(rows.start, rows.stop), device).x
+            rng = None if seed is None else RowRandom(seed, rows, step, device)
             parts.append(codec.encode(x, rng).cpu().numpy())
             progress.update(len(rows))
     return np.concatenate(parts)
@@ -82,7 +82,7 @@ def scale_of(latents: NDArray[np.float32], key: str) -> float:
     return 1 / std
 
 
-def fidelity(codec: Codec, split: Split, latents: NDArray[np.float32], where: torch.device) -> Fidelity:
+def fidelity(codec: Codec, split: Split, latents: NDArray[np.float32], device: torch.device) -> Fidelity:
     """How far the images of `split` are from what their `latents`, unscaled, decode to."""
     import torch
 
@@ -93,8 +93,8 @@ def fidelity(codec: Codec, split: Split, latents: NDArray[np.float32], where: to
     with torch.inference_mode():
         for first in range(0, len(split), BATCH):
             index = np.arange(first, min(first + BATCH, len(split)))
-            x: Tensor = split.rows(index, where).x
-            x_hat = codec.decode(torch.from_numpy(latents[index]).to(where)).clamp(-1, 1)
+            x: Tensor = split.rows(index, device).x
+            x_hat = codec.decode(torch.from_numpy(latents[index]).to(device)).clamp(-1, 1)
             error = (x - x_hat).double() * to_grey
             absolute, squared = absolute + float(error.abs().sum()), squared + float((error**2).sum())
     pixels = split.images.size
@@ -105,17 +105,17 @@ def run(cfg: schema.Codec, paths: Paths, name: str) -> None:
     """Encodes every split of paths.data by the codec in paths.codec. `name`: the codec's name under codecs:."""
     import torch
 
-    from pipeline.core import device
     from pipeline.core.contracts import Codec
+    from pipeline.core.device import pick_device
     from pipeline.store import latents, models
     from pipeline.store.splits import Split
 
     key = f"codecs.{name}"
-    where = device.pick()
+    device = pick_device()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     if not (paths.codec / "model.safetensors").is_file():
         raise ValueError(f"{paths.codec} holds no trained codec; run: python -m pipeline.train --codec {name}")
-    found = models.load(paths.codec, where)
+    found = models.load(paths.codec, device)
     data = DataDirectory.open(paths.data)
     if not isinstance(found.model, Codec):
         raise ValueError(
@@ -127,11 +127,11 @@ def run(cfg: schema.Codec, paths: Paths, name: str) -> None:
     seed = cfg.seed if cfg.encode == "sample" else None
     with Progress(sum(len(split) for split in splits.values()), "images", key) as progress:
         encoded = {
-            split: encode_split(found.model, images, step, seed, where, progress)
+            split: encode_split(found.model, images, step, seed, device, progress)
             for step, (split, images) in enumerate(splits.items())
         }
     scale = scale_of(encoded["train"], key)
-    measured = fidelity(found.model, splits["valid"], encoded["valid"], where)
+    measured = fidelity(found.model, splits["valid"], encoded["valid"], device)
 
     # A spec.json of an earlier run must not stand beside arrays of this one if we are stopped between the two.
     (paths.out / "spec.json").unlink(missing_ok=True)

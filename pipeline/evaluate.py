@@ -223,9 +223,9 @@ def _keyed(seed: int, name: str) -> Callable[[str], np.random.Generator]:
 
 
 def _computed_on(extractor: Extractor) -> dict[str, Any]:
-    from pipeline.core import device
+    from pipeline.core.device import describe_device
 
-    return dict(device.describe(extractor.device))
+    return dict(describe_device(extractor.device))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -41,8 +41,8 @@ def run(pairs: list[tuple[int, int]], steps: int, points: int, paths: Paths, key
     """
     import torch
 
-    from pipeline.core import device
     from pipeline.core.contracts import Generative
+    from pipeline.core.device import pick_device
     from pipeline.core.pixels import quantize
     from pipeline.reporting.images import grid, png, to_bytes
     from pipeline.samplers.ddim import DDIM
@@ -50,8 +50,8 @@ def run(pairs: list[tuple[int, int]], steps: int, points: int, paths: Paths, key
     from pipeline.store import latents, models
     from pipeline.store.splits import Split
 
-    where = device.pick()
-    model = models.load(paths.model, where)
+    device = pick_device()
+    model = models.load(paths.model, device)
     network = model.model
     if not isinstance(network, Generative) or not network.has_probability_flow:
         raise ValueError(
@@ -66,7 +66,7 @@ def run(pairs: list[tuple[int, int]], steps: int, points: int, paths: Paths, key
     for index in (index for pair in pairs for index in pair):
         if not 0 <= index < len(split):
             raise ValueError(f"--images names {index}; allowed: 0 to {len(split) - 1}, the images of the test split")
-    codec = latents.open_codec(paths.data, where) if split.levels is None else None
+    codec = latents.open_codec(paths.data, device) if split.levels is None else None
     levels = split.levels if codec is None else codec.levels
     assert levels is not None
 
@@ -78,13 +78,13 @@ def run(pairs: list[tuple[int, int]], steps: int, points: int, paths: Paths, key
     rows = []
     with torch.inference_mode():
         for first, second in pairs:
-            batch = split.rows(np.array([first, second]), where)
-            none = torch.full((2,), data.data_spec.classes, device=where) if labelled else None
-            ends = invert(network, batch.x, steps, none, where, sampler)
+            batch = split.rows(np.array([first, second]), device)
+            none = torch.full((2,), data.data_spec.classes, device=device) if labelled else None
+            ends = invert(network, batch.x, steps, none, device, sampler)
             shares = [index / (points - 1) for index in range(points)]
             between = torch.cat([slerp(ends[:1], ends[1:], share) for share in shares])
-            y = torch.full((points,), data.data_spec.classes, device=where) if labelled else None
-            x = reconstruct(network, between, steps, y, where, sampler)
+            y = torch.full((points,), data.data_spec.classes, device=device) if labelled else None
+            x = reconstruct(network, between, steps, y, device, sampler)
             rows.append(torch.cat([shown(batch.x[:1]), shown(x), shown(batch.x[1:])]))
     back = torch.stack(rows).double() * (255 / (levels - 1))
     error = float((back[:, [1, -2]] - back[:, [0, -1]]).abs().mean())

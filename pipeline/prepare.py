@@ -41,8 +41,8 @@ def run(data: schema.Data, out: Path) -> DataDirectory:
     kept = np.setdiff1d(np.arange(count), leaks.first)
     if len(kept) == 0:
         raise ValueError(
-            f"data.near_duplicate_grey_levels is {data.near_duplicate_grey_levels}, at which every training image is a duplicate of a test image; "
-            "use a lower value"
+            f"data.near_duplicate_grey_levels is {data.near_duplicate_grey_levels}, at which every training image is a "
+            "duplicate of a test image; use a lower value"
         )
     inside = pairs.where(np.isin(pairs.first, kept) & np.isin(pairs.second, kept))
     group = duplicates.groups(inside, count)[kept]

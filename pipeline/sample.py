@@ -62,7 +62,7 @@ class Generated:
 
 
 def generate(
-    model: Saved, sampler: Sampler, steps: int, images: int, seed: int, where: torch.device, precision: str,
+    model: Saved, sampler: Sampler, steps: int, images: int, seed: int, device: torch.device, precision: str,
     guidance: float | None = None, decode: Callable[[Tensor], Tensor] | None = None, batch: int = BATCH, label: str = "sample",
 ) -> Generated:  # fmt: skip
     """Images 0..images-1 of a seed. Every batch is timed alike, after a warm-up step, synchronised with the device.
@@ -71,8 +71,8 @@ def generate(
     """
     import torch
 
-    from pipeline.core import device
     from pipeline.core.contracts import Generative
+    from pipeline.core.device import autocast
     from pipeline.core.random import RowRandom
     from pipeline.samplers.trajectory import trajectory
 
@@ -92,15 +92,15 @@ def generate(
     seconds: list[float] = []
 
     def walk(rows: range) -> Iterator[tuple[Tensor, Tensor | None]]:
-        y = torch.tensor([row % classes for row in rows], device=where) if conditional else None  # every class equally often
-        random = partial(RowRandom, seed, rows, device=where)
-        return trajectory(network, sampler, (batch, *shape), steps, random, y, where, variances)
+        y = torch.tensor([row % classes for row in rows], device=device) if conditional else None  # every class equally often
+        random = partial(RowRandom, seed, rows, device=device)
+        return trajectory(network, sampler, (batch, *shape), steps, random, y, device, variances)
 
     def synchronise() -> None:
-        if where.type == "cuda":
+        if device.type == "cuda":
             torch.cuda.synchronize()
 
-    with torch.inference_mode(), device.autocast("bf16" if precision == "bf16" else "float32", where):
+    with torch.inference_mode(), autocast("bf16" if precision == "bf16" else "float32", device):
         warm = walk(range(batch))
         finish((next(warm), next(warm))[1][0])
         with Progress(-(-images // batch) * batch * moments, "image steps", label) as progress:
@@ -130,26 +130,26 @@ def run(cfg: schema.Sample, paths: Paths, key: str) -> None:
     import torch
 
     from pipeline.config.load import read_plugin
-    from pipeline.core import device
     from pipeline.core.contracts import Generative
+    from pipeline.core.device import choose_precision, describe_device, pick_device
     from pipeline.core.pixels import quantize
     from pipeline.reporting.images import grid, png, to_bytes
     from pipeline.store import latents, models
 
-    where = device.pick()
+    device = pick_device()
     sampler = read_plugin("samplers", cfg.sampler, f"{key}.sampler")
-    model = models.load(paths.model, where)
+    model = models.load(paths.model, device)
     if not isinstance(model.model, Generative):
         raise ValueError(f"{key}.run is {cfg.run!r}, which generates nothing; name a generative run")
-    precision = device.precision(model.config["run"]["training"]["precision"], where)
-    codec = latents.open_codec(paths.data, where) if model.config["data"]["levels"] is None else None
+    precision = choose_precision(model.config["run"]["training"]["precision"], device)
+    codec = latents.open_codec(paths.data, device) if model.config["data"]["levels"] is None else None
     if codec is not None and codec.data != model.config["data"]["hash"]:
         raise ValueError(
             f"{paths.model} was trained on latents {model.config['data']['hash'][:8]}, {paths.data} is {codec.data[:8]}; "
             "run: dvc repro"
         )
     decode = None if codec is None else codec.decode
-    made = generate(model, sampler, cfg.steps, cfg.images, cfg.seed, where, precision, cfg.guidance, decode, label=key)
+    made = generate(model, sampler, cfg.steps, cfg.images, cfg.seed, device, precision, cfg.guidance, decode, label=key)
 
     levels = model.config["data"]["levels"] if codec is None else codec.levels
     finite = torch.isfinite(made.images)
@@ -182,7 +182,7 @@ def run(cfg: schema.Sample, paths: Paths, key: str) -> None:
         paths.out / "timing.json",
         {"images_per_second": rate, "network_evaluations": made.evaluations, "images": cfg.images, "batch": BATCH,
          "repeats": len(made.seconds), "seconds_per_repeat": [round(value, 4) for value in made.seconds],
-         "decoding": codec is not None, "precision": precision, **device.describe(where)},
+         "decoding": codec is not None, "precision": precision, **describe_device(device)},
     )  # fmt: skip
     print(f"{key}: {cfg.images} images, {rate:.3g} images/s, {made.evaluations} network evaluations each", flush=True)
 

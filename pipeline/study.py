@@ -31,7 +31,7 @@ class Paths:
     curve: Path
 
 
-def bounds(model: Any, split: Any, cfg: schema.Depth, where: Any, label: str) -> dict[str, dict[str, dict[str, float]]]:
+def bounds(model: Any, split: Any, cfg: schema.Depth, device: Any, label: str) -> dict[str, dict[str, dict[str, float]]]:
     """T or "inf" -> choice -> bits/dim and its standard error, on the first test images with the same noise for every T."""
     import torch
 
@@ -45,8 +45,8 @@ def bounds(model: Any, split: Any, cfg: schema.Depth, where: Any, label: str) ->
     with torch.inference_mode(), Progress(images * (len(depths) + 1), "images x depths", label) as progress:
         for first in range(0, images, 125):
             rows = range(first, min(first + 125, images))
-            batch = split.rows(np.arange(rows.start, rows.stop), where)
-            rng = RowRandom(cfg.seed, rows, 0, where)
+            batch = split.rows(np.arange(rows.start, rows.stop), device)
+            rng = RowRandom(cfg.seed, rows, 0, device)
             offset = rng.uniform((len(rows), 1), "time")[:, 0]
             terms = model.model.prior_and_reconstruction(batch, rng)
             ends.append((terms.prior + terms.reconstruction).cpu().numpy())
@@ -69,12 +69,12 @@ def bounds(model: Any, split: Any, cfg: schema.Depth, where: Any, label: str) ->
 
 
 def distances(
-    model: Any, extract: Any, reference: Any, cfg: schema.Depth, where: Any, label: str
+    model: Any, extract: Any, reference: Any, cfg: schema.Depth, device: Any, label: str
 ) -> dict[str, dict[str, float]]:
     """T -> choice -> FD of ancestral samples in T steps against `reference`, the moments of real images."""
     import torch
 
-    from pipeline.core import device
+    from pipeline.core.device import autocast, choose_precision
     from pipeline.core.pixels import quantize
     from pipeline.core.random import RowRandom
     from pipeline.metrics.frechet import frechet_distance, moments
@@ -83,17 +83,17 @@ def distances(
 
     shape = (cfg.samples, *model.config["data"]["shape"])
     levels = model.config["data"]["levels"]
-    precision = device.precision(model.config["run"]["training"]["precision"], where)
+    precision = choose_precision(model.config["run"]["training"]["precision"], device)
     rows = range(cfg.samples)
     table: dict[str, dict[str, float]] = {}
     work = 2 * sum(model.variances) * cfg.samples
-    with torch.inference_mode(), device.autocast(precision, where), Progress(work, "evaluations", label) as progress:
+    with torch.inference_mode(), autocast(precision, device), Progress(work, "evaluations", label) as progress:
         for depth, variances in sorted(model.variances.items()):
             for choice in CHOICES:
                 z = None
-                walk = trajectory(
-                    model.model, Ancestral(kind="ancestral"), shape, depth, lambda step: RowRandom(cfg.seed, rows, step, where),
-                    device=where, variances=variances if choice == "optimal" else None,
+                context = trajectory(
+                    model.model, Ancestral(kind="ancestral"), shape, depth,
+                    lambda step: RowRandom(cfg.seed, rows, step, device), device=device, variances=variances if choice == "optimal" else None,
                 )  # fmt: skip
                 for index, (z, _) in enumerate(context):  # noqa: B007 - the last z is what is wanted
                     progress.update(cfg.samples if index else 0)
@@ -107,21 +107,21 @@ def run(cfg: schema.Depth, evaluate: schema.Evaluate, paths: Paths, key: str) ->
     """Studies the run in paths.model. `key`: where it stands in params.yaml, for messages."""
     import torch
 
-    from pipeline.core import device
+    from pipeline.core.device import describe_device, pick_device
     from pipeline.metrics.frechet import moments
     from pipeline.store import models
     from pipeline.store.splits import Split
 
-    where = device.pick()
+    device = pick_device()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    model = models.load(paths.model, where)
+    model = models.load(paths.model, device)
     data = DataDirectory.open(paths.data)
     if model.config["data"]["hash"] != data.hash:
         raise ValueError(f"{paths.model} was trained on other data than {paths.data} holds; train it again: dvc repro")
-    bits = bounds(model, Split(data, "test"), cfg, where, f"{key} bits/dim")
+    bits = bounds(model, Split(data, "test"), cfg, device, f"{key} bits/dim")
     extract = extractors.open_extractor(evaluate, data, paths.root)
     reference = moments(extract(np.asarray(data.images("test"))).features)
-    quality = distances(model, extract, reference, cfg, where, f"{key} FD")
+    quality = distances(model, extract, reference, cfg, device, f"{key} FD")
 
     table = {
         depth: {
@@ -141,7 +141,7 @@ def run(cfg: schema.Depth, evaluate: schema.Evaluate, paths: Paths, key: str) ->
             "measured": {
                 "images": min(cfg.images, data.spec["counts"]["test"]), "times": cfg.times, "samples": cfg.samples,
                 "data": data.hash[:8], "extractor": f"{extract.name}@{extract.hash[:8]}",
-                "device": device.describe(where)["device"],
+                "device": describe_device(device)["device"],
             },
         },
     )  # fmt: skip

@@ -49,29 +49,29 @@ def run(cfg: schema.Run, paths: Paths, key: str) -> None:
     """
     import torch
 
-    from pipeline.core import device
     from pipeline.core.code import trained_by
     from pipeline.core.contracts import UsesPerceptualLoss
+    from pipeline.core.device import choose_precision, describe_device, pick_device
     from pipeline.store import models
     from pipeline.store.splits import Split
     from pipeline.training import checkpoint, loop, reverse_variance
 
     data = DataDirectory.open(paths.data)
-    where = device.pick()
+    device = pick_device()
     settings = cfg.training
     torch.manual_seed(0)
     with torch.random.fork_rng():
         torch.manual_seed(_initial_seed(cfg))
-        model = models.build(cfg, data.data_spec, key).to(where)
+        model = models.build(cfg, data.data_spec, key).to(device)
     seen_through = None
     if isinstance(model, UsesPerceptualLoss) and model.perceives:
         assert paths.extractor is not None, "a codec names its extractor"
-        extractor = _extractor(paths.extractor, data, where)
+        extractor = _extractor(paths.extractor, data, device)
         model.perceive(extractor.model)  # type: ignore[arg-type]  # checked by _extractor
         seen_through = extractor.hash
-    precision = device.precision(settings.precision, where)
+    precision = choose_precision(settings.precision, device)
     state = loop.State(model, settings)
-    checkpoints = checkpoint.Checkpoints(_fingerprint(cfg, data, precision, where.type, seen_through))
+    checkpoints = checkpoint.Checkpoints(_fingerprint(cfg, data, precision, device.type, seen_through))
     train, valid = Split(data, "train"), Split(data, "valid")
     rows: list[dict[str, Any]] = []
     window: list[Report] = []  # since the last row; checkpointed too, so that a continued run writes the same rows
@@ -97,14 +97,14 @@ def run(cfg: schema.Run, paths: Paths, key: str) -> None:
     try:
         total = settings.steps * settings.batch
         with Progress(total, "images", key, start=state.step * settings.batch) as progress:
-            for report in loop.fit(train, state, settings, cfg.seed, where):
+            for report in loop.fit(train, state, settings, cfg.seed, device):
                 window.append(report)
                 last = report.step == settings.steps
                 if report.step % settings.log_every == 0 or last:
                     row = _row(window, state)
                     window = []
                     if report.step % settings.valid_every == 0 or last:
-                        measured = loop.validate(valid, state, settings, cfg.seed, where)
+                        measured = loop.validate(valid, state, settings, cfg.seed, device)
                         row |= {f"valid/{name}": value for name, value in measured.items()}
                     rows.append(row)
                 progress.update(settings.batch, _note(report))
@@ -133,13 +133,13 @@ def run(cfg: schema.Run, paths: Paths, key: str) -> None:
         artifacts.write_text(paths.curve, _csv(rows))
         if cfg.depths:
             state.average.swap(model)
-            table = reverse_variance.estimate(model.eval(), train, cfg.depths, cfg.seed, where)
+            table = reverse_variance.estimate(model.eval(), train, cfg.depths, cfg.seed, device)
             artifacts.write_json(paths.out / "variance.json", table)
         seconds = time.monotonic() - began
         artifacts.write_json(
             paths.out / "timing.json",
             {"seconds": round(seconds, 1), "images_per_second": round((settings.steps - first) * settings.batch / seconds, 1),
-             "from_step": first, "precision": precision, **device.describe(where)},
+             "from_step": first, "precision": precision, **describe_device(device)},
         )  # fmt: skip
         checkpoints.clear()
     except loop.TrainingFailed as error:
@@ -190,12 +190,12 @@ def _initial_seed(cfg: schema.Run) -> int:
     return key(cfg.seed, 0, "initialisation")
 
 
-def _extractor(folder: Path, data: DataDirectory, where: torch.device) -> Saved:
+def _extractor(folder: Path, data: DataDirectory, device: torch.device) -> Saved:
     """The extractor that a perceptual loss sees through. Raises ValueError if it is missing, or knows other data."""
     from pipeline.core.contracts import FeatureExtractor
     from pipeline.store import models
 
-    found = models.load(folder, where)
+    found = models.load(folder, device)
     trained_on = found.config["data"]["hash"]
     if trained_on != data.hash:
         raise ValueError(f"{folder} was trained on data {trained_on[:8]}, {data.path} is {data.hash[:8]}; run: dvc repro")

@@ -16,7 +16,7 @@ from pipeline import bound, prepare
 from pipeline.config import schema
 from pipeline.core import artifacts
 from pipeline.core.contracts import Batch, DiffusionTerm, LikelihoodModel, PriorAndReconstruction, Random
-from pipeline.diffusion.schedule import CosineBeta
+from pipeline.diffusion.schedule import CosineBetaConfig
 from pipeline.store import models
 from pipeline.store.data import DataDirectory, write_data
 from pipeline.store.splits import Split
@@ -91,7 +91,7 @@ def test_equal_images_have_no_error_but_noise() -> None:
 @pytest.mark.parametrize("steps", [5, 50, 1000])
 def test_curve_of_a_discrete_chain_stands_on_its_times(steps: int) -> None:
     """A chain has no noise level between two times; with few steps, bins stay empty and are left out."""
-    schedule = CosineBeta(kind="cosine-beta", steps=steps).build()
+    schedule = CosineBetaConfig(kind="cosine-beta", steps=steps).build()
     time = np.random.default_rng(0).integers(2, steps + 1, (200, 10)) / steps
     draws = bound.Draws({}, time, 16 * math.log(2) * 2 * time)
 

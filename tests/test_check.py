@@ -92,7 +92,8 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
         ["runs.ddgan.training.optimizer_groups is 'critic'", "allowed: discriminator, generator"],
     ),
     "group of a single group's family": (
-        "runs.vdm.training.optimizer_groups", {"discriminator": {}}, ["runs.vdm.training.optimizer_groups is 'discriminator'", "allowed: model"],
+        "runs.vdm.training.optimizer_groups", {"discriminator": {}},
+        ["runs.vdm.training.optimizer_groups is 'discriminator'", "allowed: model"],
     ),
     "batch that minibatch deviation cannot divide": (
         "runs.ddgan.training.batch", 30, ["runs.ddgan.training.batch is 30", "multiples of 4"],

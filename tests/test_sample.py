@@ -20,7 +20,7 @@ from pipeline.core.contracts import Batch, DataSpec, Generative, Loss, Random, T
 from pipeline.core.pixels import quantize
 from pipeline.core.random import RowRandom
 from pipeline.diffusion.gaussian import Reverse
-from pipeline.diffusion.schedule import LinearLogSNR
+from pipeline.diffusion.schedule import LinearLogSNRConfig
 from pipeline.families.vdm import model as vdm
 from pipeline.reporting.images import to_bytes
 from pipeline.samplers.ancestral import Ancestral
@@ -172,7 +172,7 @@ class Broken(Trainable, Generative):
 
     def __init__(self) -> None:
         super().__init__()
-        self.schedule = LinearLogSNR(kind="linear-logsnr").build()
+        self.schedule = LinearLogSNRConfig(kind="linear-logsnr").build()
         self.bright = nn.Parameter(torch.tensor(2.0))
 
     def optimizer_groups(self) -> Mapping[str, nn.Module]:

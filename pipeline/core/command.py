@@ -7,8 +7,9 @@ import gc
 import sys
 import warnings
 from collections.abc import Callable
+from typing import TypeVar
 
-from pipeline.config import schema
+T = TypeVar("T")
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -18,7 +19,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return made
 
 
-def choose(block: dict[str, schema.T], name: str, key: str) -> schema.T:
+def choose(block: dict[str, T], name: str, key: str) -> T:
     """block[name], or a ValueError that lists the names."""
     if name not in block:
         raise ValueError(f"{key} has no {name!r}; allowed: {', '.join(block)}")

@@ -90,8 +90,8 @@ class Trainable(nn.Module, ABC):
 class Generative(ABC):
     """A model that goes from noise to data by steps of a noise schedule.
 
-    `has_probability_flow`: x_hat is E[x | z_t] of a fixed x, so that solvers of the probability flow apply. `samples_x`: x_hat is a draw from
-    p(x | z_t), so that only the posterior at it gives the density.
+    `has_probability_flow`: x_hat is E[x | z_t] of a fixed x, so that solvers of the probability flow apply. `samples_x`: x_hat
+    is a draw from p(x | z_t), so that only the posterior at it gives the density.
     """
 
     schedule: NoiseSchedule

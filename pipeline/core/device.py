@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 
 
-def pick() -> torch.device:
+def pick_device() -> torch.device:
     """The first GPU, or the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def precision(wanted: Literal["auto", "bf16", "float32"], device: torch.device) -> Literal["bf16", "float32"]:
+def choose_precision(wanted: Literal["auto", "bf16", "float32"], device: torch.device) -> Literal["bf16", "float32"]:
     """`auto` is bf16 where the machine is fast at it: a GPU that has it, or a CPU with AMX tiles. Elsewhere on CPUs bf16 is
     several times slower than float32."""
     if wanted != "auto":
@@ -29,7 +29,7 @@ def autocast(chosen: Literal["bf16", "float32"], device: torch.device) -> contex
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=chosen == "bf16")
 
 
-def describe(device: torch.device) -> dict[str, str | int]:
+def describe_device(device: torch.device) -> dict[str, str | int]:
     """What a number was computed on; belongs beside it."""
     if device.type == "cuda":
         return {"device": torch.cuda.get_device_name(device), "torch": torch.__version__}

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.diffusion.schedule import ContinuousSchedule, LinearLogSNR, LogSNREnds
+from pipeline.diffusion.schedule import ContinuousSchedule, LinearLogSNRConfig, LogSNREndsConfig
 
 
 class LearnedEnds(ContinuousSchedule):
@@ -80,7 +80,7 @@ class MonotoneSchedule(ContinuousSchedule):
         return h1 + h2 @ self.l3_weight.double().abs()
 
 
-class LearnedLinear(LogSNREnds):
+class LearnedLinearConfig(LogSNREndsConfig):
     """Linear in t; both end points are trained, from gamma_min and gamma_max."""
 
     kind: Literal["learned-linear"]
@@ -89,7 +89,7 @@ class LearnedLinear(LogSNREnds):
         return LearnedEnds(self.gamma_min, self.gamma_max)
 
 
-class Monotone(LogSNREnds):
+class MonotoneConfig(LogSNREndsConfig):
     """The monotone network; `ends: learned` trains the end points too."""
 
     kind: Literal["monotone"]
@@ -100,4 +100,4 @@ class Monotone(LogSNREnds):
         return MonotoneSchedule(self.gamma_min, self.gamma_max, self.hidden, self.ends == "learned")
 
 
-Continuous = Annotated[LinearLogSNR | LearnedLinear | Monotone, Field(discriminator="kind")]
+Continuous = Annotated[LinearLogSNRConfig | LearnedLinearConfig | MonotoneConfig, Field(discriminator="kind")]

@@ -187,7 +187,7 @@ def random_walk_betas(steps: int) -> Tensor:
     return 1 / torch.arange(2, steps + 2, dtype=torch.float64)
 
 
-class LinearBeta(StrictConfig):
+class LinearBetaConfig(StrictConfig):
     """`first` and `last` are the end points at T = 1000; they scale with 1000/T."""
 
     kind: Literal["linear-beta"]
@@ -196,7 +196,7 @@ class LinearBeta(StrictConfig):
     last: Annotated[float, Field(gt=0, lt=1)] = 0.02
 
     @model_validator(mode="after")
-    def _below_one(self) -> LinearBeta:
+    def _below_one(self) -> LinearBetaConfig:
         if self.last * 1000 / self.steps >= 1 or self.first * 1000 / self.steps >= 1:
             raise ValueError(
                 f"steps is {self.steps}, which makes the last beta {self.last * 1000 / self.steps:.3g}; "
@@ -208,7 +208,7 @@ class LinearBeta(StrictConfig):
         return DiscreteSchedule(linear_betas(self.steps, self.first, self.last))
 
 
-class ScaledLinearBeta(StrictConfig):
+class ScaledLinearBetaConfig(StrictConfig):
     """What latent diffusion's code calls "linear"; `first` and `last` are its betas at `steps`, whatever their number."""
 
     kind: Literal["scaled-linear-beta"]
@@ -220,7 +220,7 @@ class ScaledLinearBeta(StrictConfig):
         return DiscreteSchedule(scaled_linear_betas(self.steps, self.first, self.last))
 
 
-class CosineBeta(StrictConfig):
+class CosineBetaConfig(StrictConfig):
     kind: Literal["cosine-beta"]
     steps: Annotated[int, Field(ge=2)] = 1000
     offset: Annotated[float, Field(ge=0, lt=1)] = 0.008
@@ -229,7 +229,7 @@ class CosineBeta(StrictConfig):
         return DiscreteSchedule(cosine_betas(self.steps, self.offset))
 
 
-class RandomWalk(StrictConfig):
+class RandomWalkConfig(StrictConfig):
     """T steps of unit Gaussian noise on the data itself; it ends at SNR 1/T."""
 
     kind: Literal["random-walk"]
@@ -239,20 +239,20 @@ class RandomWalk(StrictConfig):
         return DiscreteSchedule(random_walk_betas(self.steps))
 
 
-class LogSNREnds(StrictConfig):
+class LogSNREndsConfig(StrictConfig):
     """gamma = -log SNR from gamma_min (t = 0) to gamma_max (t = 1)."""
 
     gamma_min: float = -13.3
     gamma_max: float = 5.0
 
     @model_validator(mode="after")
-    def _ordered(self) -> LogSNREnds:
+    def _ordered(self) -> LogSNREndsConfig:
         if self.gamma_min >= self.gamma_max:
             raise ValueError(f"gamma_min is {self.gamma_min}; allowed: below gamma_max, which is {self.gamma_max}")
         return self
 
 
-class LinearLogSNR(LogSNREnds):
+class LinearLogSNRConfig(LogSNREndsConfig):
     """Linear in t between end points that stay where they are."""
 
     kind: Literal["linear-logsnr"]
@@ -261,4 +261,6 @@ class LinearLogSNR(LogSNREnds):
         return LinearLogSNRSchedule(self.gamma_min, self.gamma_max)
 
 
-Discrete = Annotated[LinearBeta | ScaledLinearBeta | CosineBeta | RandomWalk, Field(discriminator="kind")]
+Discrete = Annotated[
+    LinearBetaConfig | ScaledLinearBetaConfig | CosineBetaConfig | RandomWalkConfig, Field(discriminator="kind")
+]

@@ -1,6 +1,6 @@
-"""Standard errors and 95 % intervals by resampling the generated images: half-samples instead of the usual interval_resamples.
+"""Standard errors and 95 % intervals by resampling the generated images: half-samples instead of the usual bootstrap.
 
-A interval_resamples draws with replacement, and copies of an image break these metrics: nearest neighbours at distance zero empty
+A bootstrap draws with replacement, and copies of an image break these metrics: nearest neighbours at distance zero empty
 the balls of recall, pairs of copies inflate the kernel distance, and the missing 37 % of images raise the Frechet distance,
 so that the interval would lie beside its own estimate. A replicate here is a random half drawn without replacement (the
 delete-d jackknife of Shao and Wu 1989, Annals of Statistics 17:1176, with d = N/2): no copies, and the spread of replicates

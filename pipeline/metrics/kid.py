@@ -41,7 +41,7 @@ def kernel(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[n
 
 def kernel_sum(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     """sum_ij (x_i.y_j / d + 1)^3 over (N, d) and (M, d), in blocks of rows."""
-    return float(sum(posterior(rows, second).sum() for rows in _blocks(first)))
+    return float(sum(kernel(rows, second).sum() for rows in _blocks(first)))
 
 
 def within(points: NDArray[np.float64]) -> float:

@@ -48,7 +48,7 @@ def _written(labels: Sequence[str], centres: Sequence[float], height: int) -> ND
     font = ImageFont.load_default(size=15)  # Pillow's own: no font of the machine
     width = math.ceil(max(font.getlength(label) for label in labels)) + 2 * _MARGIN
     canvas = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.DiffusionTerm(canvas)
+    draw = ImageDraw.Draw(canvas)
     for label, centre in zip(labels, centres, strict=True):
         draw.text((_MARGIN, centre), label, font=font, fill="black", anchor="lm")
     return np.asarray(canvas)

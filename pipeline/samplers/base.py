@@ -1,4 +1,4 @@
-"""The contract of samplers: a `SamplerContext`, which is a model on a grid of times, and the `Sampler`, which takes its steps."""
+"""The contract of samplers: a `SamplerContext`, a model on a grid of times, and the `Sampler`, which takes its steps."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class SamplerContext:
 
 
 class Sampler(StrictConfig):
-    """A sampler. Members of the union in sampler.py add `kind`, options of their own, and another grid where theirs differs.
+    """A sampler. Its module adds `kind`, options of its own, and another grid where its own differs.
 
-    `solver`: whether the model's probability flow must be has_probability_flow; `clip` keeps x_hat within [-1, 1] before anything is made
+    `solver`: whether the model must have a probability flow to solve; `clip` keeps x_hat within [-1, 1] before anything is made
     of it: not in the papers of DDPM and DDIM, but in their code; on for pixels. `takes_variances`: whether the variances of the
     steps may be given from outside.
     """

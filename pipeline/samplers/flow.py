@@ -3,7 +3,8 @@
 In z / sigma and u = alpha / sigma = exp(lambda), lambda = -gamma / 2 half the log-SNR, the flow is d(z / sigma) = x_hat du (Lu
 et al. 2022, DPM-Solver++, proposition 4.1). DDIM holds x_hat as it is at t for the whole step; each solver here holds a better
 value. A step to the data itself is infinite in u, and its result is the x_hat that is held: the last step is DDIM's, on every
-schedule alike, and one such step leaves the order at 2. Both need a model whose x_hat is E[x | z_t] (`Generative.has_probability_flow`).
+schedule alike, and one such step leaves the order at 2. Both need a model whose x_hat is
+E[x | z_t] (`Generative.has_probability_flow`).
 """
 
 from __future__ import annotations

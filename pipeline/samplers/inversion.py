@@ -35,7 +35,8 @@ def invert(
 
     DDIM's step with s and t exchanged, eps_hat taken at the source: Euler's method on d(z / alpha) = eps_hat d(sigma / alpha)
     (eq. 14), so `reconstruct` comes back with an error of first order. The step from the data has eps_hat = 0, as an image
-    shows no noise: one network evaluation less than steps. A model that draws x_hat has no inverse (`Generative.has_probability_flow`).
+    shows no noise: one network evaluation less than steps. A model that draws x_hat has no inverse
+    (`Generative.has_probability_flow`).
     """
     _assert_invertible(model, sampler)
     times = model.schedule.times(steps, sampler.spacing).to(device)

@@ -32,7 +32,7 @@ def trajectory(
     assert model.has_probability_flow or not sampler.solver, "solvers need a model whose probability flow can be solved"
     assert variances is None or sampler.takes_variances, "the other samplers have variances of their own"
     times = model.schedule.times(steps, sampler.spacing).to(device)
-    walk = SamplerContext(
+    context = SamplerContext(
         model, times, random, y, 1.0 if sampler.clip else None, None if variances is None else variances.to(device)
     )
     z = random(0).normal(shape, "start") if start is None else start.to(device)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import schema
-from pipeline.core import device
 from pipeline.core.contracts import Trainable
+from pipeline.core.device import autocast, choose_precision
 from pipeline.core.random import KeyedRandom, key
 from pipeline.store.splits import Split, training_rows
 from pipeline.training import ema
@@ -135,19 +135,19 @@ def only(model: nn.Module, owned: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def fit(data: Split, state: State, settings: schema.Training, seed: int, where: torch.device) -> Iterator[Report]:
+def fit(data: Split, state: State, settings: schema.Training, seed: int, device: torch.device) -> Iterator[Report]:
     """Trains from state.step to settings.steps; yields after every step.
 
     Raises TrainingFailed on a gradient that is not finite, before it moves anything, and on a model that has been ailing for
     `settings.patience` steps on end.
     """
     model = state.model
-    cast = device.precision(settings.precision, where)
+    cast = choose_precision(settings.precision, device)
     model.train()
     while state.step < settings.steps:
         step = state.step + 1
         factor = rate_factor(step, settings)
-        batch = data.rows(training_rows(len(data), settings.batch, state.step, seed), where)
+        batch = data.rows(training_rows(len(data), settings.batch, state.step, seed), device)
         parts: dict[str, float] = {}
         norms: dict[str, float] = {}
         rates: dict[str, float] = {}
@@ -159,8 +159,8 @@ def fit(data: Split, state: State, settings: schema.Training, seed: int, where: 
             torch.manual_seed(key(seed, step, group, "dropout"))  # layers draw from the global generator
             limit = clip_norm(group, settings)
             with only(model, owned):
-                with device.autocast(cast, where):
-                    loss = model.loss(group, batch, step, KeyedRandom(seed, step, where))
+                with autocast(cast, device):
+                    loss = model.loss(group, batch, step, KeyedRandom(seed, step, device))
                 optimizer.zero_grad(set_to_none=True)
                 loss.total.mean().backward()  # type: ignore[no-untyped-call]
             norm = float(nn.utils.clip_grad_norm_(owned.parameters(), limit or math.inf))
@@ -183,10 +183,10 @@ def fit(data: Split, state: State, settings: schema.Training, seed: int, where: 
 
 
 @torch.no_grad()
-def validate(data: Split, state: State, settings: schema.Training, seed: int, where: torch.device) -> dict[str, float]:
+def validate(data: Split, state: State, settings: schema.Training, seed: int, device: torch.device) -> dict[str, float]:
     """Mean of each part over the first images of the validation split, with averaged weights and the same noise each time."""
     model = state.model
-    cast = device.precision(settings.precision, where)
+    cast = choose_precision(settings.precision, device)
     count = min(settings.valid_images, len(data))
     sums: dict[str, float] = {}
     state.average.swap(model)
@@ -194,10 +194,10 @@ def validate(data: Split, state: State, settings: schema.Training, seed: int, wh
     try:
         for first in range(0, count, settings.batch):
             rows = np.arange(first, min(first + settings.batch, count))
-            batch = data.rows(rows, where)
+            batch = data.rows(rows, device)
             for group in model.optimizer_groups():
-                with device.autocast(cast, where):
-                    loss = model.loss(group, batch, first, KeyedRandom(seed, first, where))
+                with autocast(cast, device):
+                    loss = model.loss(group, batch, first, KeyedRandom(seed, first, device))
                 for name, value in loss.parts.items():
                     sums[f"{group}/{name}"] = sums.get(f"{group}/{name}", 0.0) + float(value.double().sum())
     finally:

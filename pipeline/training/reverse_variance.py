@@ -17,7 +17,7 @@ FEWEST_IMAGES = 16
 
 @torch.inference_mode()
 def estimate(
-    model: Generative, split: Split, depths: tuple[int, ...], seed: int, where: torch.device
+    model: Generative, split: Split, depths: tuple[int, ...], seed: int, device: torch.device
 ) -> dict[int, list[float]]:
     """Depth T -> sigma_P^2 of its T steps, first that from t = 1.
 
@@ -29,15 +29,15 @@ def estimate(
     table: dict[int, list[float]] = {}
     with Progress(sum(depth * count for depth, count in counts.items()), "evaluations", "optimal variance") as progress:
         for depth, count in counts.items():
-            times = model.schedule.times(depth, "trailing").to(where)
+            times = model.schedule.times(depth, "trailing").to(device)
             variances: list[float] = []
             for step in range(depth):
                 rows = (np.arange(count) + step * count) % len(split)
                 squared: list[torch.Tensor] = []
                 for first in range(0, count, 128):
-                    batch = split.rows(rows[first : first + 128], where)
+                    batch = split.rows(rows[first : first + 128], device)
                     t, s = times[step].expand(len(batch.x)), times[step + 1].expand(len(batch.x))
-                    found, variance_q = squared_error(model, batch, s, t, KeyedRandom(seed, step * count + first, where))
+                    found, variance_q = squared_error(model, batch, s, t, KeyedRandom(seed, step * count + first, device))
                     squared.append(found)
                     progress.update(len(batch.x))
                 variances.append(float(optimal_variance(torch.cat(squared), variance_q[0], dimensions)))

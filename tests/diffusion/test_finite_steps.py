@@ -11,7 +11,7 @@ from pipeline.config.load import read_block, read_plugin
 from pipeline.core.contracts import DataSpec
 from pipeline.core.random import RowRandom
 from pipeline.diffusion.finite_steps import optimal_step_kl, optimal_variance, squared_error, step_kl
-from pipeline.diffusion.schedule import LinearLogSNR
+from pipeline.diffusion.schedule import LinearLogSNRConfig
 from pipeline.families.ddpm import model as ddpm
 from pipeline.families.vdm import model as vdm
 from pipeline.networks.unet import UNetConfig
@@ -33,7 +33,7 @@ DEPTHS = [4, 16, 64, 256]
 
 
 def model(spec=SPEC, std=STD):
-    block = vdm.Config(schedule=default(LinearLogSNR, gamma_min=LOW, gamma_max=HIGH), network=UNetConfig(widths=(16,)))
+    block = vdm.Config(schedule=default(LinearLogSNRConfig, gamma_min=LOW, gamma_max=HIGH), network=UNetConfig(widths=(16,)))
     built = vdm.build(block, spec).eval()
     built.network = GaussianDenoiser("v", built.schedule, MEAN, std)
     return built

@@ -9,7 +9,7 @@ from torch import nn
 
 from pipeline.core.contracts import Batch
 from pipeline.core.random import KeyedRandom
-from pipeline.diffusion.learned_schedule import LearnedLinear, Monotone
+from pipeline.diffusion.learned_schedule import LearnedLinearConfig, MonotoneConfig
 from pipeline.diffusion.times import stratified
 from tests.support.blocks import default
 from tests.support.encoding import KINDS, SPEC, Standard, images, smooth
@@ -32,7 +32,7 @@ def bent(built, size=0.7):
 @pytest.mark.parametrize("seed", range(8))
 def test_any_parameters_make_a_monotone_schedule_with_exact_ends(seed):
     """Weights of either sign: their absolute values count. gamma(0) and gamma(1) are the end points to the last digits."""
-    built = default(Monotone, gamma_min=-7.0, gamma_max=3.0, hidden=16).build()
+    built = default(MonotoneConfig, gamma_min=-7.0, gamma_max=3.0, hidden=16).build()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in built.parameters():
@@ -48,7 +48,7 @@ def test_any_parameters_make_a_monotone_schedule_with_exact_ends(seed):
 
 def learning(kind, **values):
     """A smooth model with a bent schedule, in float64."""
-    model = smooth(kind, schedule=default(Monotone, hidden=3), **values)
+    model = smooth(kind, schedule=default(MonotoneConfig, hidden=3), **values)
     bent(model.schedule)
     return model
 
@@ -105,7 +105,7 @@ def test_at_finite_depth_the_interior_is_trained_on_the_loss_itself():
         assert abs(expected) > 1e-6, name
 
 
-@pytest.mark.parametrize("schedule", [LearnedLinear, Monotone])
+@pytest.mark.parametrize("schedule", [LearnedLinearConfig, MonotoneConfig])
 def test_training_moves_the_end_points_to_a_better_bound(schedule):
     """From a z_0 as noisy as the data and a z_1 that still shows the image; the network's input stays where it was."""
     model = smooth("vdm", schedule=default(schedule, gamma_min=-2.0, gamma_max=1.0))

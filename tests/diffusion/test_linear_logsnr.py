@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.diffusion.learned_schedule import LearnedLinear, Monotone
+from pipeline.diffusion.learned_schedule import LearnedLinearConfig, MonotoneConfig
 from tests.support.blocks import default
 
 T = (torch.arange(16, dtype=torch.float64) + 0.5) / 16
@@ -13,7 +13,7 @@ COSTS = torch.linspace(0.5, 3.0, 16, dtype=torch.float64) ** 2
 
 def monotone(ends="learned"):
     """Far from the line it begins as, with every parameter at a value of its own."""
-    built = default(Monotone, hidden=6, ends=ends).build()
+    built = default(MonotoneConfig, hidden=6, ends=ends).build()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in built.named_parameters():
@@ -32,7 +32,7 @@ def losses(built):
 @pytest.mark.parametrize("sign", [1, -1])
 def test_learned_ends(sign):
     """Non-decreasing whatever the sign of the width; the network's input stays tied to the configured ends."""
-    built = default(LearnedLinear, gamma_min=-8.0, gamma_max=4.0).build()
+    built = default(LearnedLinearConfig, gamma_min=-8.0, gamma_max=4.0).build()
     with torch.no_grad():
         built.gamma_0 += 1
         built.width.copy_(sign * torch.tensor(5.0))
@@ -45,7 +45,7 @@ def test_learned_ends(sign):
 
 @pytest.mark.parametrize("ends", ["fixed", "learned"])
 def test_the_monotone_schedule_begins_near_the_line_and_keeps_its_ends(ends):
-    start = default(Monotone, ends=ends).build()
+    start = default(MonotoneConfig, ends=ends).build()
     grid = torch.linspace(0, 1, 201, dtype=torch.float64)
     with torch.no_grad():
         np.testing.assert_allclose(start.gamma(grid), -13.3 + 18.3 * grid, atol=0.5)

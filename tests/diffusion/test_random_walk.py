@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from pipeline.diffusion.gaussian import diffuse, posterior, transition
-from pipeline.diffusion.schedule import RandomWalk
+from pipeline.diffusion.schedule import RandomWalkConfig
 
 STEPS, WALKS = 12, 200_000
-BUILT = RandomWalk(kind="random-walk", steps=STEPS).build()
+BUILT = RandomWalkConfig(kind="random-walk", steps=STEPS).build()
 
 
 @pytest.fixture(scope="module")

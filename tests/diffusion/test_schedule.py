@@ -250,7 +250,7 @@ def test_log_snr_times_of_continuous_schedules(block, steps):
     with torch.no_grad():
         gamma = built.gamma(times)
     np.testing.assert_allclose(gamma, np.linspace(float(gamma[0]), float(gamma[-1]), steps + 1), atol=1e-9)
-    if block is learned_schedule.Monotone and steps > 2:
+    if block is learned_schedule.MonotoneConfig and steps > 2:
         assert float((times - torch.linspace(1, 0, steps + 1)).abs().max()) > 0.02
 
 
@@ -314,7 +314,7 @@ def test_the_random_walk_is_one_after_rescaling():
 
 
 def test_linear_log_snr_ends():
-    built = schedule.LinearLogSNR(kind="linear-logsnr").build()
+    built = schedule.LinearLogSNRConfig(kind="linear-logsnr").build()
     assert built.gamma(torch.tensor([0.0, 0.25, 1.0])).tolist() == pytest.approx([-13.3, -13.3 + 18.3 / 4, 5.0], rel=1e-12)
 
 
@@ -326,10 +326,13 @@ def test_times_off_the_grid_of_a_chain_are_our_mistake():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: schedule.LinearBeta(kind="linear-beta", steps=15), "steps is 15"),
-        (lambda: schedule.LinearLogSNR(kind="linear-logsnr", gamma_min=5.0, gamma_max=5.0), "gamma_min is 5.0; allowed: below"),
-        (lambda: schedule.CosineBeta(kind="cosine-beta", steps=1), "greater than or equal to 2"),
-        (lambda: schedule.RandomWalk(kind="random-walk", steps=1), "greater than or equal to 2"),
+        (lambda: schedule.LinearBetaConfig(kind="linear-beta", steps=15), "steps is 15"),
+        (
+            lambda: schedule.LinearLogSNRConfig(kind="linear-logsnr", gamma_min=5.0, gamma_max=5.0),
+            "gamma_min is 5.0; allowed: below",
+        ),
+        (lambda: schedule.CosineBetaConfig(kind="cosine-beta", steps=1), "greater than or equal to 2"),
+        (lambda: schedule.RandomWalkConfig(kind="random-walk", steps=1), "greater than or equal to 2"),
     ],
 )
 def test_schedules_that_do_not_exist(build, message):

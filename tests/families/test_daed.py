@@ -301,15 +301,16 @@ def test_samples_of_gaussian_data(sampler, prediction):
     """The generator brings N(alpha_1 mean, alpha_1^2 s^2 + beta_1) to level 1, the denoiser makes E[x | z_1] of it."""
     schedule = {"kind": "merged", "of": {"kind": "cosine-beta", "steps": 300}, "first": {"beta": 0.1}}
     built = exact(schedule=schedule, prediction=prediction)
-    walk = [z for z, _ in trajectory(built, sampler, (24, *SPEC.shape), built.schedule.steps, partial(RowRandom, 0, range(24)))]
+    random = partial(RowRandom, 0, range(24))
+    context = [z for z, _ in trajectory(built, sampler, (24, *SPEC.shape), built.schedule.steps, random)]
     a = 1 - built.schedule.beta_1
     at_level_1 = math.sqrt(a * STD**2 + 1 - a)
     tolerance = {"rel": 0.03}
     assert len(context) == built.schedule.steps + 1
-    assert float(walk[-2].mean()) == pytest.approx(math.sqrt(a) * MEAN, abs=0.01)
-    assert float(walk[-2].std()) == pytest.approx(at_level_1, **tolerance)
-    assert float(walk[-1].mean()) == pytest.approx(MEAN, abs=0.005)
-    assert float(walk[-1].std()) == pytest.approx(math.sqrt(a) * STD**2 / at_level_1, **tolerance)
+    assert float(context[-2].mean()) == pytest.approx(math.sqrt(a) * MEAN, abs=0.01)
+    assert float(context[-2].std()) == pytest.approx(at_level_1, **tolerance)
+    assert float(context[-1].mean()) == pytest.approx(MEAN, abs=0.005)
+    assert float(context[-1].std()) == pytest.approx(math.sqrt(a) * STD**2 / at_level_1, **tolerance)
 
 
 def test_guidance_guides_both():

@@ -7,12 +7,12 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.diffusion.schedule import CosineBeta, DiscreteSchedule, LinearBeta, cosine_betas, linear_betas
+from pipeline.diffusion.schedule import CosineBetaConfig, DiscreteSchedule, LinearBetaConfig, cosine_betas, linear_betas
 from pipeline.families.daed import schedule as split
 from pipeline.families.daed.schedule import (
-    FirstStep,
-    LinearCombine,
-    Merged,
+    FirstStepConfig,
+    LinearCombineConfig,
+    MergedConfig,
     Split,
     TwoPartSchedule,
     merge_at,
@@ -25,7 +25,7 @@ def read(**block):
 
 
 def combine(steps, beta):
-    return LinearCombine(kind="linear-combine", steps=steps, first=FirstStep(beta=beta)).build()
+    return LinearCombineConfig(kind="linear-combine", steps=steps, first=FirstStepConfig(beta=beta)).build()
 
 
 def alpha_bar(schedule):
@@ -76,9 +76,9 @@ def test_below_ten_steps():
      (1000, 0.1, 64, 936), (1000, 0.2, 109, 891)],
 )  # fmt: skip
 def test_merged_steps_as_printed(steps, beta, sp, remaining):
-    of = LinearBeta(kind="linear-beta", steps=steps, first=1e-3)
+    of = LinearBetaConfig(kind="linear-beta", steps=steps, first=1e-3)
     assert merge_at(of.build(), beta) == sp
-    assert Merged(kind="merged", of=of, first=FirstStep(beta=beta)).build().steps == remaining
+    assert MergedConfig(kind="merged", of=of, first=FirstStepConfig(beta=beta)).build().steps == remaining
 
 
 def test_793_steps_of_the_cosine_chain():
@@ -89,23 +89,23 @@ def test_793_steps_of_the_cosine_chain():
 @pytest.mark.parametrize(("beta", "logsnr"), [(0.025, 3.66), (0.1, 2.197), (0.2, 1.386), (0.3, 0.847)])
 def test_first_steps_as_log_snr(beta, logsnr):
     assert -float(combine(100, beta).table[1]) == pytest.approx(logsnr, abs=5e-3)
-    assert FirstStep(logsnr=math.log(1 / beta - 1)).beta_1 == pytest.approx(beta, rel=1e-12)
-    assert FirstStep(beta=beta).beta_1 == beta
+    assert FirstStepConfig(logsnr=math.log(1 / beta - 1)).beta_1 == pytest.approx(beta, rel=1e-12)
+    assert FirstStepConfig(beta=beta).beta_1 == beta
 
 
 @pytest.mark.parametrize("first", [{}, {"beta": 0.1, "logsnr": 2.197}])
 def test_noise_is_given_once(first):
     with pytest.raises(ValidationError, match=r"beta is .* and logsnr is .*; allowed: exactly one of both"):
-        FirstStep(**first)
+        FirstStepConfig(**first)
 
 
 def test_merging_is_exact():
     """The merged step makes alpha-bar what it was, the steps above keep their betas, and the network keeps its input."""
     betas = linear_betas(60).numpy()
-    whole = LinearBeta(kind="linear-beta", steps=60)
+    whole = LinearBetaConfig(kind="linear-beta", steps=60)
     sp = int(np.abs(np.cumprod(1 - betas) - 0.8).argmin())
     assert 5 < sp < 30
-    merged = Merged(kind="merged", of=whole, first=FirstStep(beta=0.2)).build()
+    merged = MergedConfig(kind="merged", of=whole, first=FirstStepConfig(beta=0.2)).build()
     np.testing.assert_allclose(merged.betas(), [1 - np.prod(1 - betas[: sp + 1]), *betas[sp + 1 :]], rtol=1e-10)
     chain = whole.build()
     assert merged.table[1:].equal(chain.table[sp + 1 :])
@@ -114,8 +114,8 @@ def test_merging_is_exact():
 
 
 def test_merging_of_a_combined_chain():
-    of = LinearCombine(kind="linear-combine", steps=200, first=FirstStep(beta=0.05))
-    merged = Merged(kind="merged", of=of, first=FirstStep(logsnr=1.0)).build()
+    of = LinearCombineConfig(kind="linear-combine", steps=200, first=FirstStepConfig(beta=0.05))
+    merged = MergedConfig(kind="merged", of=of, first=FirstStepConfig(logsnr=1.0)).build()
     sp = merge_at(of.build(), 1 / (1 + math.e))
     assert merged.table[1:].equal(of.build().table[sp + 1 :])
     assert -float(merged.table[1]) == pytest.approx(1.0, abs=0.02)
@@ -124,15 +124,15 @@ def test_merging_of_a_combined_chain():
 @pytest.mark.parametrize("logsnr", [15.0, -19.0])
 def test_first_steps_outside_of_the_chain_are_refused(logsnr):
     with pytest.raises(ValidationError, match=f"first has a log-SNR of {logsnr:.4g}; allowed: "):
-        Merged(kind="merged", of=CosineBeta(kind="cosine-beta", steps=100), first=FirstStep(logsnr=logsnr))
+        MergedConfig(kind="merged", of=CosineBetaConfig(kind="cosine-beta", steps=100), first=FirstStepConfig(logsnr=logsnr))
 
 
 def test_a_level_may_be_named_by_its_own_log_snr():
     """To the last digit, the first and the last but one included: composed models write them down so."""
-    of = CosineBeta(kind="cosine-beta", steps=100)
+    of = CosineBetaConfig(kind="cosine-beta", steps=100)
     table = of.build().table
     for level in (1, 2, 40, 99):
-        merged = Merged(kind="merged", of=of, first=FirstStep(logsnr=-float(table[level])))
+        merged = MergedConfig(kind="merged", of=of, first=FirstStepConfig(logsnr=-float(table[level])))
         assert merged.build().table[1:].equal(table[level:])
 
 

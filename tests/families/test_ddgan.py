@@ -9,7 +9,7 @@ from pipeline.config.load import read_block
 from pipeline.core.contracts import Batch, DataSpec
 from pipeline.core.random import KeyedRandom, RowRandom
 from pipeline.families.ddgan import model as ddgan
-from pipeline.families.ddgan.schedule import VPBeta
+from pipeline.families.ddgan.schedule import VPBetaConfig
 from pipeline.samplers.ancestral import Ancestral
 from pipeline.samplers.trajectory import trajectory
 from pipeline.training import ema
@@ -24,7 +24,7 @@ TINY = {
 def model(spec=SPEC, steps=4, size=0.1, **values):
     """With random weights everywhere: layers that begin at zero hide what lies before them."""
     torch.manual_seed(0)
-    built = ddgan.build(ddgan.Config(**{"schedule": VPBeta(kind="vp-beta", steps=steps), **TINY, **values}), spec)
+    built = ddgan.build(ddgan.Config(**{"schedule": VPBetaConfig(kind="vp-beta", steps=steps), **TINY, **values}), spec)
     with torch.no_grad():
         for parameter in built.parameters():
             parameter.add_(size * torch.randn(parameter.shape))

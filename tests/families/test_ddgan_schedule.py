@@ -4,7 +4,7 @@ import torch
 
 from pipeline.config.load import read_block
 from pipeline.diffusion.gaussian import alpha_sigma, diffuse, posterior, transition, transition_std
-from pipeline.families.ddgan.schedule import VPBeta, vp_betas
+from pipeline.families.ddgan.schedule import VPBetaConfig, vp_betas
 
 # Xiao et al. 2022: betas and their cumulative products, as printed by the reference code.
 BETAS = {
@@ -22,7 +22,7 @@ ALPHA_BARS = {
 
 
 def schedule(steps=4):
-    return VPBeta(kind="vp-beta", steps=steps).build()
+    return VPBetaConfig(kind="vp-beta", steps=steps).build()
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 8])
@@ -102,7 +102,7 @@ def test_the_posterior_in_betas(index, steps):
 
 def test_refused_settings():
     def read(**values):
-        return read_block(VPBeta, {"kind": "vp-beta", **values}, "schedule")
+        return read_block(VPBetaConfig, {"kind": "vp-beta", **values}, "schedule")
 
     with pytest.raises(ValueError, match=r"schedule\.steps is 3; allowed: 1, 2, 4 or 8"):
         read(steps=3)

@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler
 
 from pipeline.core.random import KeyedRandom
 from pipeline.diffusion.prediction import Prediction
-from pipeline.diffusion.schedule import LinearBeta
+from pipeline.diffusion.schedule import LinearBetaConfig
 from pipeline.families.ddpm import model as ddpm
 from tests.support.exact import GridRandom, images, squared_error
 from tests.support.gaussian_ddpm import (
@@ -65,7 +65,11 @@ def test_reverse_steps_of_diffusers(prediction, variance, theirs_variance, clip)
     )
     objective = "vlb" if variance == "learned" else "simple"
     config = ddpm.Config(
-        schedule=LinearBeta(kind="linear-beta"), prediction=prediction, variance=variance, objective=objective, network=TINY
+        schedule=LinearBetaConfig(kind="linear-beta"),
+        prediction=prediction,
+        variance=variance,
+        objective=objective,
+        network=TINY,
     )
     ours = ddpm.build(config, SPEC)
     theirs.alphas_cumprod = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)

@@ -9,7 +9,7 @@ from scipy import stats
 
 from pipeline.core.contracts import Batch, DataSpec
 from pipeline.core.random import KeyedRandom
-from pipeline.diffusion.schedule import CosineBeta
+from pipeline.diffusion.schedule import CosineBetaConfig
 from pipeline.families.ddpm import model as ddpm
 from tests.support.exact import CodeDenoiser, GridRandom, NodeRandom, code_grid, images, noise_grid, normal_nodes
 from tests.support.gaussian_ddpm import (
@@ -89,7 +89,7 @@ def test_with_the_exact_denoiser_the_bound_comes_down_to_the_entropy_of_the_code
     batch, rng = images(x, len(nodes), 1), NodeRandom(nodes)
     gaps = []
     for steps in (2000, 4000, 8000):
-        config = ddpm.Config(schedule=CosineBeta(kind="cosine-beta", steps=steps), prediction="v", network=TINY)
+        config = ddpm.Config(schedule=CosineBetaConfig(kind="cosine-beta", steps=steps), prediction="v", network=TINY)
         built = ddpm.build(config, DataSpec((1, rows, 1), levels, 10)).eval()
         built.network = CodeDenoiser("v", built.schedule, values, p)
         ends = built.prior_and_reconstruction(batch, rng)
@@ -105,7 +105,7 @@ def test_with_the_exact_denoiser_the_bound_comes_down_to_the_entropy_of_the_code
 
 def test_the_shortest_chain():
     """T = 2 has one diffusion term, at any time, and decodes with the std of its posterior."""
-    config = ddpm.Config(schedule=CosineBeta(kind="cosine-beta", steps=2), prediction="x", network=TINY)
+    config = ddpm.Config(schedule=CosineBetaConfig(kind="cosine-beta", steps=2), prediction="x", network=TINY)
     built = ddpm.build(config, SPEC)
     built.network = Fixed(torch.full((2, 1, SIDE, SIDE), 0.1))
     ends = built.prior_and_reconstruction(images(X, 2, SIDE), GridRandom())

@@ -10,7 +10,7 @@ from torch import nn
 
 from pipeline.core.contracts import Batch, DataSpec
 from pipeline.core.random import KeyedRandom
-from pipeline.diffusion.schedule import CosineBeta
+from pipeline.diffusion.schedule import CosineBetaConfig
 from pipeline.families.ddpm import model as ddpm
 from tests.support.exact import GaussianDenoiser, GridRandom, images
 from tests.support.gaussian_ddpm import MEAN, SCHEDULES, SIDE, SPEC, STD, STEPS, TINY, X, betas, expected_bound, model
@@ -98,7 +98,7 @@ def test_importance_sampled_steps_leave_the_loss_unbiased():
 def test_importance_sampled_steps_lower_the_variance_of_what_is_minimised(objective):
     """By half at least, with 200 steps, other data and other noise in every image, and 10 losses a step in the history."""
     steps, side, draws = 200, 8, 20_000
-    spec, schedule = DataSpec((1, side, side), 256, 10), CosineBeta(kind="cosine-beta", steps=steps)
+    spec, schedule = DataSpec((1, side, side), 256, 10), CosineBetaConfig(kind="cosine-beta", steps=steps)
 
     class Spread(KeyedRandom):
         """Every step once."""

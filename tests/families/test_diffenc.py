@@ -11,7 +11,7 @@ from torch import nn
 from pipeline.config.load import read_block
 from pipeline.core.contracts import Batch, DataSpec
 from pipeline.core.random import KeyedRandom, RowRandom
-from pipeline.diffusion.learned_schedule import LearnedLinear, Monotone
+from pipeline.diffusion.learned_schedule import LearnedLinearConfig, MonotoneConfig
 from pipeline.families.diffenc import model as diffenc
 from pipeline.families.diffenc.encoder import EncoderConfig
 from pipeline.samplers.ancestral import Ancestral
@@ -196,12 +196,13 @@ def test_bound_of_gaussian_data_by_quadrature():
     assert total > 0.5 * math.log2(2 * math.pi * math.e * STD**2) + 7
 
 
-@pytest.mark.parametrize("schedule", [LearnedLinear, Monotone])
+@pytest.mark.parametrize("schedule", [LearnedLinearConfig, MonotoneConfig])
 def test_learned_end_points_are_trained_on_all_three_terms(schedule):
     model = build("trainable", SPEC, default(schedule))
     stirred(model.encoder)
     loss, ends = (call(pixels(torch.float32)) for call in (
-        lambda data: model.loss("model", data, 1, KeyedRandom(0, 1)), lambda data: model.prior_and_reconstruction(data, KeyedRandom(0, 1))
+        lambda data: model.loss("model", data, 1, KeyedRandom(0, 1)),
+        lambda data: model.prior_and_reconstruction(data, KeyedRandom(0, 1)),
     ))  # fmt: skip
     assert set(loss.parts) == {"diffusion", "prior", "reconstruction"}
     torch.testing.assert_close(loss.parts["prior"].double(), ends.prior / (64 * math.log(2)), rtol=1e-5, atol=1e-9)

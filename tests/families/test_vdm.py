@@ -13,7 +13,7 @@ from pipeline.core.contracts import DataSpec
 from pipeline.core.random import KeyedRandom
 from pipeline.diffusion.learned_schedule import Continuous
 from pipeline.diffusion.prediction import Prediction
-from pipeline.diffusion.schedule import LinearLogSNR
+from pipeline.diffusion.schedule import LinearLogSNRConfig
 from pipeline.families.vdm import model as vdm
 from pipeline.networks.unet import UNetConfig
 from tests.support.blocks import default, kind, members
@@ -40,7 +40,7 @@ UNIFORM = (torch.arange(TIMES, dtype=torch.float64) + 0.5) / TIMES
 predictions = pytest.mark.parametrize("prediction", get_args(Prediction))
 
 
-def model(prediction, network=None, spec=SPEC, low=LOW, schedule=LinearLogSNR, steps=None):
+def model(prediction, network=None, spec=SPEC, low=LOW, schedule=LinearLogSNRConfig, steps=None):
     config = vdm.Config(
         schedule=default(schedule, gamma_min=low, gamma_max=HIGH), prediction=prediction, network=TINY, steps=steps
     )

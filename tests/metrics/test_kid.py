@@ -14,9 +14,9 @@ def brute_force(x, y):
         return (sum(a * b) / len(a) + 1) ** 3
 
     n, m = len(x), len(y)
-    xx = sum(posterior(x[i], x[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
-    yy = sum(posterior(y[i], y[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
-    return xx + yy - 2 * sum(posterior(a, b) for a in x for b in y) / (n * m)
+    xx = sum(kernel(x[i], x[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    yy = sum(kernel(y[i], y[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
+    return xx + yy - 2 * sum(kernel(a, b) for a in x for b in y) / (n * m)
 
 
 def test_equals_the_double_loop():

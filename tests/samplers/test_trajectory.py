@@ -88,7 +88,7 @@ def sample(model, sampler, shape, steps, seed=0, first=0):
 
 def one_step(sampler, model, times, z, noise=0.0):
     """z_s of the first step of a longer context."""
-    walk = SamplerContext(model, torch.tensor([*times, 0.0], dtype=torch.float64), lambda _: Constant(noise), clip=1.0)
+    context = SamplerContext(model, torch.tensor([*times, 0.0], dtype=torch.float64), lambda _: Constant(noise), clip=1.0)
     return sampler.step(context, 0, z, None)[0]
 
 
@@ -215,7 +215,7 @@ def test_steps_of_diffusers(eta, prediction, clip, name):
         said = {"epsilon": (z - sigma * output) / alpha, "sample": output, "v_prediction": alpha * z - sigma * output}
         x_hat = said[prediction].clamp(-1, 1) if clip else said[prediction]
         times = torch.tensor([(t + 1) / 1000, (t - 19) / 1000, 0.0], dtype=torch.float64)
-        walk = SamplerContext(Says(DiscreteSchedule(betas), x_hat), times, lambda _: Constant(noise))
+        context = SamplerContext(Says(DiscreteSchedule(betas), x_hat), times, lambda _: Constant(noise))
         found, _ = default(DDIM, eta=eta).step(context, 0, z, None)
         np.testing.assert_allclose(found, step.prev_sample, rtol=1e-6, atol=1e-7, err_msg=str(t))
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.core.contracts import Batch, DataSpec, Random
-from pipeline.diffusion.schedule import LinearLogSNR
+from pipeline.diffusion.schedule import LinearLogSNRConfig
 from pipeline.families.diffenc import model as diffenc
 from pipeline.families.diffenc.encoder import EncoderConfig
 from pipeline.families.vdm import model as vdm
@@ -26,7 +26,7 @@ NOISE = noise_grid(8).astype("f4").astype("f8")  # as tests.support.exact.GridRa
 
 
 def linear(low=LOW, high=HIGH):
-    return LinearLogSNR(kind="linear-logsnr", gamma_min=low, gamma_max=high)
+    return LinearLogSNRConfig(kind="linear-logsnr", gamma_min=low, gamma_max=high)
 
 
 def build(kind, spec=SPEC, schedule=None, encoder=SMALL, **values):

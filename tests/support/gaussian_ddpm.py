@@ -10,7 +10,7 @@ from torch import nn
 
 from pipeline.core.contracts import DataSpec
 from pipeline.diffusion.prediction import Prediction
-from pipeline.diffusion.schedule import CosineBeta, LinearBeta
+from pipeline.diffusion.schedule import CosineBetaConfig, LinearBetaConfig
 from pipeline.families.ddpm import model as ddpm
 from pipeline.networks.unet import UNetConfig
 from tests.support.exact import GaussianDenoiser, code_grid, noise_grid
@@ -20,7 +20,10 @@ MEAN, STD = 0.1, 0.2
 SPEC = DataSpec((1, SIDE, SIDE), LEVELS, 10)
 X, NOISE = code_grid(SIDE, MEAN, STD, LEVELS), noise_grid(SIDE)
 TINY = UNetConfig(widths=(16,), embedding=8)
-SCHEDULES = {"linear": LinearBeta(kind="linear-beta", steps=STEPS), "cosine": CosineBeta(kind="cosine-beta", steps=STEPS)}
+SCHEDULES = {
+    "linear": LinearBetaConfig(kind="linear-beta", steps=STEPS),
+    "cosine": CosineBetaConfig(kind="cosine-beta", steps=STEPS),
+}
 predictions = pytest.mark.parametrize("prediction", get_args(Prediction))
 schedules = pytest.mark.parametrize("schedule", SCHEDULES)
 

@@ -26,7 +26,8 @@ def settings(**values: object) -> schema.Training:
 
 
 class Duel(Trainable):
-    """Two optimizer groups with losses of their own: `chaser` wants to stand at the target, `target` at 3 and at the data's mean.
+    """Two optimizer groups with losses of their own: `chaser` wants to stand at the target, `target` at 3 and at the
+    data's mean.
 
     `seen` is where the other one stood when a group moved: what tells the order of the updates.
     """

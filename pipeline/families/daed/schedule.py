@@ -97,14 +97,14 @@ def two_part_betas(steps: int) -> Tensor:
     return linear_betas(steps, 1e-3, 0.02) if steps >= 10 else linear_betas(steps, 1e-3, 2e-3)
 
 
-class FirstStep(StrictConfig):
+class FirstStepConfig(StrictConfig):
     """The noise of the first step, as its variance `beta` or as the `logsnr` after it: log((1 - beta) / beta)."""
 
     beta: Annotated[float, Field(gt=0, lt=1)] | None = None
     logsnr: Annotated[float, Field(ge=-20, le=20)] | None = None
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> FirstStep:
+    def _one_of_both(self) -> FirstStepConfig:
         if (self.beta is None) == (self.logsnr is None):
             raise ValueError(f"beta is {self.beta} and logsnr is {self.logsnr}; allowed: exactly one of both")
         return self
@@ -117,43 +117,43 @@ class FirstStep(StrictConfig):
         return 1 / (1 + math.exp(self.logsnr))
 
 
-class LinearBeta(chains.LinearBeta):
+class LinearBetaConfig(chains.LinearBetaConfig):
     """As in DDPM; the first step, with the chain's own beta, is the denoiser's."""
 
     def build(self) -> TwoPartSchedule:
         return TwoPartSchedule(super().build())
 
 
-class ScaledLinearBeta(chains.ScaledLinearBeta):
+class ScaledLinearBetaConfig(chains.ScaledLinearBetaConfig):
     """As in latent diffusion; the first step, with the chain's own beta, is the denoiser's."""
 
     def build(self) -> TwoPartSchedule:
         return TwoPartSchedule(super().build())
 
 
-class CosineBeta(chains.CosineBeta):
+class CosineBetaConfig(chains.CosineBetaConfig):
     """As in improved DDPM; the first step, with the chain's own beta, is the denoiser's."""
 
     def build(self) -> TwoPartSchedule:
         return TwoPartSchedule(super().build())
 
 
-class RandomWalk(chains.RandomWalk):
+class RandomWalkConfig(chains.RandomWalkConfig):
     """The random walk; the first step, with the chain's own beta, is the denoiser's."""
 
     def build(self) -> TwoPartSchedule:
         return TwoPartSchedule(super().build())
 
 
-class LinearCombine(StrictConfig):
+class LinearCombineConfig(StrictConfig):
     """`two_part_betas` of `steps` with the first replaced: the steps above are spread anew, a little larger than merging's."""
 
     kind: Literal["linear-combine"]
     steps: Annotated[int, Field(ge=3)] = 900
-    first: FirstStep
+    first: FirstStepConfig
 
     @model_validator(mode="after")
-    def _below_one(self) -> LinearCombine:
+    def _below_one(self) -> LinearCombineConfig:
         if 10 <= self.steps <= 20:
             raise ValueError(
                 f"steps is {self.steps}, which makes the last beta {20 / self.steps:.3g}; allowed: betas below 1, so 3 to 9 "
@@ -167,18 +167,22 @@ class LinearCombine(StrictConfig):
         return TwoPartSchedule(DiscreteSchedule(betas))
 
 
-class Merged(StrictConfig):
+class MergedConfig(StrictConfig):
     """The steps of `of` up to the level nearest to `first` as one step, then the rest: T - sp steps, see `merge_at`."""
 
     kind: Literal["merged"]
     of: Annotated[
-        chains.LinearBeta | chains.ScaledLinearBeta | chains.CosineBeta | chains.RandomWalk | LinearCombine,
+        chains.LinearBetaConfig
+        | chains.ScaledLinearBetaConfig
+        | chains.CosineBetaConfig
+        | chains.RandomWalkConfig
+        | LinearCombineConfig,
         Field(discriminator="kind"),
     ]
-    first: FirstStep
+    first: FirstStepConfig
 
     @model_validator(mode="after")
-    def _within_the_chain(self) -> Merged:
+    def _within_the_chain(self) -> MergedConfig:
         chain = self.of.build()
         asked = math.log1p(-self.first.beta_1) - math.log(self.first.beta_1)
         most, least = (-float(chain.table[level]) for level in (1, -2))
@@ -195,4 +199,7 @@ class Merged(StrictConfig):
         return TwoPartSchedule(chain, merge_at(chain, self.first.beta_1))
 
 
-Split = Annotated[LinearBeta | ScaledLinearBeta | CosineBeta | RandomWalk | LinearCombine | Merged, Field(discriminator="kind")]
+Split = Annotated[
+    LinearBetaConfig | ScaledLinearBetaConfig | CosineBetaConfig | RandomWalkConfig | LinearCombineConfig | MergedConfig,
+    Field(discriminator="kind"),
+]

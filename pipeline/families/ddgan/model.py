@@ -25,7 +25,7 @@ from pipeline.diffusion.gaussian import Reverse, diffuse, posterior, transition
 from pipeline.diffusion.likelihood import mean_image
 from pipeline.families.ddgan.discriminator import DiscriminatorConfig
 from pipeline.families.ddgan.generator import GeneratorConfig
-from pipeline.families.ddgan.schedule import VPBeta
+from pipeline.families.ddgan.schedule import VPBetaConfig
 
 # Below these a training is ailing: a discriminator that tells every image (its loss is 2 ln 2 = 1.39 where it tells none), and
 # x_hat that hardly differs between images.
@@ -44,7 +44,7 @@ class Config(ClassConditional):
     of hundreds of steps, where the paper's have hundreds of thousands.
     """
 
-    schedule: VPBeta = VPBeta(kind="vp-beta")
+    schedule: VPBetaConfig = VPBetaConfig(kind="vp-beta")
     generator: GeneratorConfig = GeneratorConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     r1_gamma: Annotated[float, Field(ge=0)] = 0.05

@@ -39,7 +39,7 @@ def vp_betas(steps: int, beta_min: float = 0.1, beta_max: float = 20.0) -> Tenso
     return -torch.expm1(log_alpha_bar.diff())
 
 
-class VPBeta(StrictConfig):
+class VPBetaConfig(StrictConfig):
     """`beta_min` and `beta_max` are the rates of the VP-SDE at its ends."""
 
     kind: Literal["vp-beta"]
@@ -48,7 +48,7 @@ class VPBeta(StrictConfig):
     beta_max: Annotated[float, Field(gt=0)] = 20.0
 
     @model_validator(mode="after")
-    def _ordered(self) -> VPBeta:
+    def _ordered(self) -> VPBetaConfig:
         if self.beta_min > self.beta_max:
             raise ValueError(f"beta_min is {self.beta_min}; allowed: up to beta_max, which is {self.beta_max}")
         return self
