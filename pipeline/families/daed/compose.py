@@ -12,7 +12,6 @@ from pipeline.config.load import read_block
 
 if TYPE_CHECKING:
     from pipeline.families.daed import model as daed
-    from pipeline.families.ddpm import model as ddpm
 
 # How far a log-SNR may lie from the denoiser's own: noise of 5 % more or less standard deviation, which the denoiser takes
 # for its own. Near beta_1 = 0.1 the levels of a cosine chain of T steps are about 10/T apart, so that chains of more than 50
@@ -70,8 +69,11 @@ def _half(run: schema.Run, part: str, families: tuple[str, ...], key: str) -> An
     return model
 
 
-def _chain(ours: daed.Config, theirs: daed.Config | ddpm.Config, parts: schema.Composed, key: str) -> dict[str, Any]:
-    """The schedule block of the generator's chain from its level nearest to the denoiser's on."""
+def _chain(ours: daed.Config, theirs: Any, parts: schema.Composed, key: str) -> dict[str, Any]:
+    """The schedule block of the generator's chain from its level nearest to the denoiser's on.
+
+    theirs: the generator's model block, of any family that `_half` lets through: their schedules are tables of levels.
+    """
     noise = -float(ours.schedule.build().table[1])
     levels = -theirs.schedule.build().table[1:-1]  # the last level is not one to stop at: a step must be left
     nearest = int((levels - noise).abs().argmin())
