@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.config.schema import Params
+from tests.support.blocks import filled
 
 MEASURED = {"extractor": "convnet@1a2b3c4d", "data": "9f8e7d6c", "images": 1000, "reference": "test (2000)", "device": "cpu"}
 
@@ -31,22 +32,21 @@ BOUND = {"total": 3.012, "prior": 0.001, "reconstruction": 0.121, "diffusion": 2
 def params() -> Params:
     """Two families, four samples, a bound for vdm-wide only."""
     training = {"steps": 10, "learning_rate": 1e-3}
-    return Params.model_validate(
-        {
-            "data": {"kind": "digits"},
-            "extractors": {"convnet": {"family": "classifier", "data": "data/prepared", "training": training}},
-            "runs": {
-                name: {"family": family, "data": "data/prepared", "model": {"schedule": {"kind": kind}}, "training": training}
-                for name, family, kind in (("ddpm", "ddpm", "linear-beta"), ("vdm-wide", "vdm", "linear-logsnr"))
-            },
-            "samples": {
-                name: {"run": row[0], "sampler": {"kind": row[1]}, "steps": row[2], "images": 1000, "seed": 3}
-                for name, row in SAMPLES.items()
-            },
-            "bounds": {"vdm-wide": {}},
-            "evaluate": {"extractor": "convnet"},
-        }
-    )
+    values = {
+        "data": {"kind": "digits"},
+        "extractors": {"convnet": {"family": "classifier", "data": "data/prepared", "training": training}},
+        "runs": {
+            name: {"family": family, "data": "data/prepared", "model": {"schedule": {"kind": kind}}, "training": training}
+            for name, family, kind in (("ddpm", "ddpm", "linear-beta"), ("vdm-wide", "vdm", "linear-logsnr"))
+        },
+        "samples": {
+            name: {"run": row[0], "sampler": {"kind": row[1]}, "steps": row[2], "images": 1000, "seed": 3}
+            for name, row in SAMPLES.items()
+        },
+        "bounds": {"vdm-wide": {}},
+        "evaluate": {"extractor": "convnet"},
+    }
+    return Params.model_validate(filled(values))
 
 
 def memorisation(name: str) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ import yaml
 
 from pipeline import prepare
 from pipeline.config.load import load_params
+from tests.support.blocks import filled
 
 REPOSITORY = Path(__file__).parents[2]
 DEADLINE = 120.0
@@ -26,7 +26,7 @@ TRAINING = {
 }  # fmt: skip
 # Dropout draws from the global generator and so is what a continued run gets wrong first.
 NETWORK = {"kind": "unet", "widths": [16, 32], "embedding": 8, "dropout": 0.2}
-PARAMS: dict[str, Any] = {
+PARAMS = filled({
     "data": {"kind": "digits"},
     "extractors": {
         "convnet": {
@@ -51,12 +51,12 @@ PARAMS: dict[str, Any] = {
     },
     "samples": {},
     "evaluate": {"extractor": "convnet"},
-}  # fmt: skip
+})  # fmt: skip
 
 
 def params(**training: Any) -> dict[str, Any]:
     """PARAMS with other values in the `training` of every run."""
-    changed = copy.deepcopy(PARAMS)
+    changed = filled(PARAMS)
     for run in [*changed["runs"].values(), *changed["extractors"].values()]:
         run["training"].update(training)
     return changed
