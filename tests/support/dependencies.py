@@ -1,4 +1,4 @@
-"""What dvc.yaml must name as the code of each stage, worked out from the imports. `python -m tests.support.dependencies` writes it.
+"""What dvc.yaml must name as the code of each stage, from the imports. `python -m tests.support.dependencies` writes it.
 
 A stage that reads a trained model need not name code that the model's training names: config.json holds the hash of that code,
 so that a change of it changes what the stage reads.
