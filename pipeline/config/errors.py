@@ -24,8 +24,7 @@ def sentence(error: ValidationError, prefix: str, kind: Any) -> str:
             message = str(context["error"])
             return message + also if re.match(r"[a-z_]+\.", message) else f"{key}: {message}{also}"
         case "extra_forbidden":
-            allowed = fields_at(kind, first["loc"][:-1])
-            return f"{key} is not a known key{_guess(location[-1], allowed)}; allowed here: {listed(allowed)}{also}"
+            return f"{unknown_key(key, fields_at(kind, first['loc'][:-1]))}{also}"
         case "missing":
             return f"{key} is missing; it is required{also}"
         case "union_tag_invalid":
@@ -46,6 +45,10 @@ def sentence(error: ValidationError, prefix: str, kind: Any) -> str:
 
 def unknown(key: str, value: str, allowed: list[str]) -> ValueError:
     return ValueError(f"{key} is {value!r}{_guess(value, allowed)}; allowed: {listed(allowed)}")
+
+
+def unknown_key(key: str, allowed: list[str]) -> ValueError:
+    return ValueError(f"{key} is not a known key{_guess(key.split('.')[-1], allowed)}; allowed here: {listed(allowed)}")
 
 
 def _guess(value: str, allowed: list[str]) -> str:

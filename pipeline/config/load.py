@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.config import plugins
-from pipeline.config.errors import fields_at, listed, sentence, unknown
+from pipeline.config.errors import fields_at, listed, sentence, unknown, unknown_key
 from pipeline.config.family import FamilyConfig
 from pipeline.config.schema import Params, Run
 from pipeline.config.text import read, tuples
@@ -52,7 +52,7 @@ def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"defaults is {defaults!r}; allowed: a mapping with the keys {listed(ROLES)}")
     for role, shared in defaults.items():
         if role not in ROLES:
-            raise unknown("defaults", role, list(ROLES))
+            raise unknown_key(f"defaults.{role}", list(ROLES))
         for block, *below in ROLES[role]:
             entries = merged.get(block)
             if isinstance(entries, dict):

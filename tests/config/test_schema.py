@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from pipeline import check
-from pipeline.config.load import load_params
+from pipeline.config.load import load_params, read_model
+from pipeline.families.daed.compose import composed_run
 from tests.support.mistakes import ABSENT, PROFILE, REPOSITORY, changed, refusal, tiny_values, write
 
 # Where, what is put there, and what the sentence must say.
@@ -24,8 +25,8 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
     "family that cannot be an extractor": (
         "extractors.convnet",
         {
-            "family": "vdm", "data": "d", "model": {"schedule": {"kind": "linear-logsnr"}},
-            "training": {"steps": 1, "learning_rate": 0.1},
+            "family": "vdm", "data": "d", "seed": 0, "model": {"schedule": {"kind": "linear-logsnr"}},
+            "training": {"steps": 9, "batch": 2, "learning_rate": 0.1},
         },
         ["extractors.convnet.family is 'vdm'", "allowed: classifier"],
     ),
@@ -119,7 +120,9 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
         "samples.vdm-ddim-5.run", "vdmm",
         ["samples.vdm-ddim-5.run is 'vdmm'", "did you mean 'vdm'?", "allowed: daed, daed-two-stage, "],
     ),
-    "bound of an unknown run": ("bounds.vmd", {}, ["bounds.vmd", "did you mean 'vdm'?", "allowed: daed, "]),
+    "bound of an unknown run": (
+        "bounds.vmd", {"images": 9, "seed": 0}, ["bounds.vmd", "did you mean 'vdm'?", "allowed: daed, "],
+    ),
     "unknown extractor": ("evaluate.extractor", "resnet", ["evaluate.extractor is 'resnet'", "allowed: convnet, inception"]),
     "Inception without weights": ("evaluate.extractor", "inception", ["evaluate.inception_weights is null", "weights file"]),
     "unknown data set": (
@@ -127,11 +130,15 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
     ),
     "name with a blank": ("bounds.big run", {}, ["bounds.big run", "'big run'", "lower-case letters, digits and hyphens"]),
     "run and extractor of one name": (
-        "extractors.vdm", {"family": "classifier", "data": "data/prepared", "training": {"steps": 1, "learning_rate": 0.1}},
+        "extractors.vdm",
+        {
+            "family": "classifier", "data": "data/prepared", "seed": 0, "model": {},
+            "training": {"steps": 9, "batch": 2, "learning_rate": 0.1},
+        },
         ["runs.vdm has the name of an entry of extractors", "allowed: names that differ"],
     ),
     "name of the baselines": (
-        "samples.baselines", {"run": "vdm", "sampler": {"kind": "ddim"}, "steps": 1, "images": 1},
+        "samples.baselines", {"run": "vdm", "sampler": {"kind": "ddim"}, "steps": 1, "images": 1, "seed": 0},
         ["samples.baselines", "allowed: any other name"],
     ),
     "subset larger than a sample": (
@@ -156,18 +163,22 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
 TEXTS: dict[str, tuple[str, list[str]]] = {
     "empty": (
         "",
-        ["holds NoneType", "allowed is a mapping with the keys bounds, codecs, composed, data, ", "samples, validate\n"],
+        ["holds nothing", "allowed is a mapping with the keys bounds, codecs, composed, data, ", "samples, validate\n"],
     ),
     "a list": ("- runs\n- samples\n", ["holds list", "allowed is a mapping"]),
-    "no YAML": ("runs: [1, 2\n", ["is not YAML", "line 1"]),
+    "no YAML": ("data:\nruns: [1, 2\n", ["is not YAML", "expected ',' or ']'", "line 3"]),
     "a tab": ("runs:\n\tvdm: 1\n", ["is not YAML", "line 2"]),
     "a key that stands twice": (
         "data: {kind: digits}\nseed: 1\ndata: {kind: gaussian}\n",
-        ["the key 'data' stands twice", "keep one"],
+        ['duplicate key "data"', "line 3", "keep one"],
+    ),
+    "an alias": (
+        "data: &all {kind: digits}\nvalidate: *all\n",
+        ["has the alias *all in line 2", "allowed: none", "write the values out", "defaults:"],
     ),
     "an inner key that stands twice": (
         "data:\n  kind: digits\n  kind: gaussian\n",
-        ["the key 'kind' stands twice in line 2", "keep one"],
+        ['duplicate key "kind"', "line 3", "keep one"],
     ),
 }
 
@@ -224,9 +235,8 @@ def test_mark_is_the_same_for_every_valid_file(tiny: dict[str, Any], tmp_path: P
 def test_number_with_an_exponent_is_a_number(text: str, tmp_path: Path) -> None:
     """YAML 1.1 reads 1e-3 as text; DVC and everybody else read a number."""
     plain = PROFILE.read_text(encoding="utf-8")
-    assert plain.count("learning_rate: 0.002") == 1
     params = load_params(write(tmp_path, plain.replace("learning_rate: 0.002", f"learning_rate: {text}")))
-    assert params.runs["vdm"].training.learning_rate == 1e-3
+    assert [run.training.learning_rate for run in params.runs.values()] == [1e-3] * len(params.runs)
 
 
 @pytest.mark.parametrize("text", ["e3", "1e", "2026-11-22", "1e3x"])
@@ -234,15 +244,6 @@ def test_what_only_looks_like_one_is_none(text: str, tmp_path: Path) -> None:
     plain = PROFILE.read_text(encoding="utf-8").replace("learning_rate: 0.002", f"learning_rate: {text}")
     with pytest.raises(ValueError, match=r"training\.learning_rate is .*; allowed: a valid number"):
         load_params(write(tmp_path, plain))
-
-
-def test_anchors_and_merges_are_read(tmp_path: Path) -> None:
-    """A key that stands beside a merge overrides it, which is no duplicate."""
-    plain = PROFILE.read_text(encoding="utf-8")
-    merged = plain.replace("  vdm: *bound\n", "  vdm: {<<: *bound, times: 6}\n")
-    assert merged != plain
-    bounds = load_params(write(tmp_path, merged)).bounds
-    assert (bounds["vdm"].images, bounds["vdm"].times, bounds["ddpm"].times) == (40, 6, 4)
 
 
 def test_values_cannot_be_changed_after_reading() -> None:
@@ -260,20 +261,11 @@ def test_tiny_profile_mirrors_the_real_parameters() -> None:
     assert {"ancestral", "ddim"} <= {sample["sampler"]["kind"] for sample in tiny["samples"].values()}
 
 
-def test_labels_are_what_the_family_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where they are the family's default, and for a combination, whose generator decides."""
-    from pipeline.families.ddpm import model as ddpm
-
-    params = load_params(PROFILE)
-    assert {name: params.labelled(name) for name in ("ddpm", "latent", "vdm", "daed-two-stage")} == {
-        "ddpm": False, "latent": True, "vdm": False, "daed-two-stage": False,
-    }  # fmt: skip
-
-    class ByDefault(ddpm.Config):
-        labels: bool = True
-
-    monkeypatch.setattr(ddpm, "Config", ByDefault)
-    assert params.composed["daed-two-stage"].generator == "ddpm"
-    assert {name: params.labelled(name) for name in ("ddpm", "latent", "vdm", "daed-two-stage")} == {
-        "ddpm": True, "latent": True, "vdm": False, "daed-two-stage": True,
+def test_labels_are_what_the_family_reads(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """Of a run that leaves them out too, and of a composed model, for which both halves must agree."""
+    labelled = changed(changed(tiny, "runs.daed.model.labels", True), "runs.ddpm.model.labels", True)
+    params = load_params(write(tmp_path, changed(labelled, "runs.vdm.model.labels", ABSENT)))
+    runs = {**params.runs, **params.extractors, "daed-two-stage": composed_run(params, "daed-two-stage")}
+    assert {name: read_model(run, name).class_conditional for name, run in runs.items()} == {
+        "ddpm": True, "latent": True, "daed": True, "vdm": False, "ddgan": False, "convnet": False, "daed-two-stage": True,
     }  # fmt: skip

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.config import schema
 from pipeline.core import command
-from pipeline.core.device import precision
+from pipeline.core.device import choose_precision
 from pipeline.core.progress import Progress
+from tests.support.blocks import bound
 
 
 class Clock:
@@ -59,7 +59,7 @@ def test_error_of_ours_is_not_hidden() -> None:
 
 
 def test_choose_lists_the_names() -> None:
-    block = {"ddpm": schema.Bound(seed=1), "vdm": schema.Bound(seed=2)}
+    block = {"ddpm": bound(seed=1), "vdm": bound(seed=2)}
     assert command.choose(block, "vdm", "bounds").seed == 2
     with pytest.raises(ValueError, match=r"^bounds has no 'vmd'; allowed: ddpm, vdm$"):
         command.choose(block, "vmd", "bounds")
@@ -68,8 +68,8 @@ def test_choose_lists_the_names() -> None:
 def test_precision_that_is_asked_for_is_taken() -> None:
     import torch
 
-    assert precision("float32", torch.device("cuda")) == "float32"
-    assert precision("bf16", torch.device("cpu")) == "bf16"
+    assert choose_precision("float32", torch.device("cuda")) == "float32"
+    assert choose_precision("bf16", torch.device("cpu")) == "bf16"
 
 
 @pytest.mark.parametrize(("fast", "expected"), [(True, "bf16"), (False, "float32")])
@@ -78,5 +78,5 @@ def test_automatic_precision_asks_the_machine(fast: bool, expected: str, monkeyp
 
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: fast)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: not fast)
-    assert precision("auto", torch.device("cpu")) == expected
-    assert precision("auto", torch.device("cuda")) != expected
+    assert choose_precision("auto", torch.device("cpu")) == expected
+    assert choose_precision("auto", torch.device("cuda")) != expected

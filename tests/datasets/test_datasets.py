@@ -14,12 +14,13 @@ from scipy import stats
 from sklearn.datasets import load_digits
 
 from pipeline import prepare
-from pipeline.config import plugins, schema
+from pipeline.config import plugins
 from pipeline.config.base import StrictConfig
 from pipeline.config.load import read_block
 from pipeline.core import artifacts
 from pipeline.datasets import _cut, _idx, digits, fashion_mnist, fashion_mnist_mini, gaussian, idx
 from pipeline.datasets._raw import Raw
+from tests.support import blocks
 
 ROOT = Path(__file__).parents[2]
 MINI = ROOT / "data" / "raw" / "fashion-mnist-mini"
@@ -139,7 +140,7 @@ def read_own(where: Path, **changed: object) -> idx.Config:
 def test_images_of_ones_own_have_the_names_that_are_given(tmp_path: Path) -> None:
     """Into spec.json, which is all that later stages know of the data."""
     source = {"folder": str(write_digits(tmp_path / "raw")), **OWN}
-    made = prepare.run(schema.Data(kind="idx", source=source), tmp_path / "out")
+    made = prepare.run(blocks.data("idx", source=source), tmp_path / "out")
     assert (made.spec["kind"], made.spec["class_names"], made.spec["source"]) == ("idx", list(NAMES), OWN["source"])
     assert made.spec["shape"] == [1, 28, 28]
     assert made.spec["levels"] == 256
@@ -294,7 +295,7 @@ def test_gaussian_is_keyed_by_its_seed() -> None:
 
 @pytest.mark.parametrize("kind", plugins.names("datasets"))
 def test_every_kind_has_config_and_load(kind: str) -> None:
-    module = schema.dataset_module(schema.Data(kind=kind))
+    module = plugins.dataset(kind)
     assert issubclass(module.Config, StrictConfig)
     assert callable(module.load)
     required = {"folder": "somewhere", **OWN} if kind == "idx" else {}

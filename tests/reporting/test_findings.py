@@ -12,8 +12,11 @@ import torch
 
 from pipeline import compare, report
 from pipeline.config import schema
+from pipeline.config.load import read_model
+from pipeline.core.layout import Layout
 from pipeline.reporting import findings
 from pipeline.store.results import Source
+from tests.support.blocks import bound, run
 from tests.support.comparison_files import params, write_inputs, write_json
 
 LOGSNR = {"kind": "linear-logsnr", "gamma_min": -13.3, "gamma_max": 5.0}
@@ -38,8 +41,12 @@ TERMS = ("total", "prior", "reconstruction", "diffusion")
 
 def run_of(name: str, **training: Any) -> schema.Run:
     family, model = MODELS[name]
-    settings = schema.Training(**{"steps": 10, "learning_rate": 1e-3, **training})
-    return schema.Run(family=family, data="data/prepared", model=model, training=settings)
+    return run(family, data="data/prepared", model=model, training={"steps": 10, "learning_rate": 1e-3, **training})
+
+
+def read(block: schema.Run) -> dict[str, Any]:
+    """Its model block with every value, as bounds/<run>/details.json has it."""
+    return read_model(block, "runs.toy").model_dump(mode="json")
 
 
 def bound_of(values: tuple[float, ...]) -> dict[str, Any]:
@@ -67,7 +74,8 @@ def rows_of(*names: str, **changed: tuple[float, ...]) -> list[dict[str, Any]]:
     values = BITS | changed
     sources = {name: Source(Path(f"{name}.json"), f"bound@{name}", bound_of(values[name])) for name in names}
     bits = {name: bits_of(name, values[name]) for name in names}
-    return findings.findings({name: run_of(name) for name in names}, sources, bits)
+    runs = {name: run_of(name) for name in names}
+    return findings.findings(runs, sources, bits, {name: read(block) for name, block in runs.items()})
 
 
 def test_errors_are_those_of_differences_image_by_image() -> None:
@@ -76,7 +84,7 @@ def test_errors_are_those_of_differences_image_by_image() -> None:
     moved = images + np.array([0.2, 0.1, 0.0, 0.1]) + np.random.default_rng(1).normal(0, 0.001, (50, 4))
     names = [name for name, (family, _) in MODELS.items() if family in ("ddpm", "vdm")][:2]
     ours, theirs = (
-        findings.LikelihoodModel(name, run_of(name), None, Source(Path("x"), "x", bound_of(BITS[name])), bits)
+        findings.LikelihoodModel(name, run_of(name), read(run_of(name)), Source(Path("x"), "x", bound_of(BITS[name])), bits)
         for name, bits in zip(names, (images, moved), strict=True)
     )
     for column, term in enumerate(TERMS):
@@ -94,7 +102,11 @@ def test_other_images_are_refused() -> None:
     name = next(iter(MODELS))
     first, second = (
         findings.LikelihoodModel(
-            name, run_of(name), None, Source(Path("x"), "x", bound_of(BITS[name])), bits_of(name, BITS[name], images)
+            name,
+            run_of(name),
+            read(run_of(name)),
+            Source(Path("x"), "x", bound_of(BITS[name])),
+            bits_of(name, BITS[name], images),
         )
         for images in (8, 6)
     )
@@ -202,7 +214,7 @@ def test_other_schedules_and_settings() -> None:
     runs["encoded"] = run_of("encoded", steps=20, batch=3)
     sources = {name: Source(Path(name), name, bound_of(BITS.get(name, BITS["plain"]))) for name in runs}
     bits = {name: np.random.default_rng(index).normal(size=(9, 4)) for index, name in enumerate(runs)}
-    rows = findings.findings(runs, sources, bits)
+    rows = findings.findings(runs, sources, bits, {name: read(block) for name, block in runs.items()})
     pairs = {(row["statement"], row["first"]["run"], row["second"]["run"]): row for row in rows if row["first"] is not None}
     assert {(first, second) for statement, first, second in pairs if statement == STATEMENTS[0]} == {
         ("plain", "chain"), ("learned", "chain"), ("narrow", "chain"),
@@ -211,19 +223,21 @@ def test_other_schedules_and_settings() -> None:
     assert pairs[STATEMENTS[1], "encoded", "plain"]["unlike"] == ["training.steps 20 and 10", "training.batch 3 and 64"]
     assert pairs[STATEMENTS[0], "learned", "chain"]["unlike"] == ["network"]
     del runs["plain"], sources["plain"]
-    alone = findings.findings(runs, sources, bits)
+    alone = findings.findings(runs, sources, bits, {name: read(block) for name, block in runs.items()})
     assert alone[3]["missing"] == "no two runs on the same schedule"
 
 
 def test_findings_stand_in_every_report(tmp_path: Path) -> None:
     write_inputs(tmp_path)
     reports = tmp_path / "reports"
-    for run, name in (("vdm-wide", "plain"), ("ddpm", "chain")):
-        write_json(reports / "bounds" / f"{run}.json", bound_of(BITS[name]))
-        (tmp_path / "runs" / run / "bound").mkdir(parents=True, exist_ok=True)
-        np.save(tmp_path / "runs" / run / "bound" / "bits.npy", bits_of(name, BITS[name]))
+    for measured, name in (("vdm-wide", "plain"), ("ddpm", "chain")):
+        write_json(reports / "bounds" / f"{measured}.json", bound_of(BITS[name]))
+        place = Layout(tmp_path).bound(measured)
+        place.mkdir(parents=True, exist_ok=True)
+        np.save(place / "bits.npy", bits_of(name, BITS[name]))
+        write_json(place / "details.json", {"model": read(run_of(name))})
     (reports / "bounds" / "ddpm.csv").write_bytes((reports / "bounds" / "vdm-wide.csv").read_bytes())
-    cfg = params().model_copy(update={"bounds": {"ddpm": schema.Bound(), "vdm-wide": schema.Bound()}})
+    cfg = params().model_copy(update={"bounds": {"ddpm": bound(), "vdm-wide": bound()}})
     rows = compare.run(cfg, tmp_path)["findings"]
     assert [row["verdict"] for row in rows] == ["holds", *["not measured"] * 6]
     text = (reports / "compare.md").read_text(encoding="utf-8")

@@ -16,11 +16,11 @@ T = TypeVar("T")
 DATA = {"source": {}, "valid_fraction": 0.1, "near_duplicate_grey_levels": 1.5, "seed": 0}
 DATA_LIMITS = {"class_imbalance": 1.5, "drift": 0.25, "constant_images": 0.001, "duplicates": 0.01}
 SAMPLE_LIMITS = {"duplicates": 0.02, "smallest_class": 0.005, "largest_class": 0.4, "diversity": 0.25}
-# Without a warm-up, which follows from the steps.
+# No warm-up: it must be shorter than the training, which is of a few steps in most tests.
 TRAINING = {
-    "batch": 64, "weight_decay": 0.0, "betas": (0.9, 0.99), "lr_cooldown_fraction": 0.3, "clip_norm": 1.0, "ema_fraction": 0.1,
-    "ema_longest": 10_000.0, "log_every": 10, "valid_every": 100, "valid_images": 512, "checkpoint_every": 200,
-    "precision": "auto", "patience": 100,
+    "batch": 64, "weight_decay": 0.0, "betas": (0.9, 0.99), "warmup": 0, "lr_cooldown_fraction": 0.3, "clip_norm": 1.0,
+    "ema_fraction": 0.1, "ema_longest": 10_000.0, "log_every": 10, "valid_every": 100, "valid_images": 512,
+    "checkpoint_every": 200, "precision": "auto", "patience": 100,
 }  # fmt: skip
 RUN = {"seed": 0, "model": {}}
 SAMPLE = {"seed": 0}
@@ -68,8 +68,8 @@ def sample_limits(**changes: Any) -> schema.SampleLimits:
 
 
 def training(**changes: Any) -> schema.Training:
-    """`steps` and `learning_rate` must be among `changes`; the warm-up is a tenth of the steps, 50 at most."""
-    return _read(schema.Training, {}, _training(changes))
+    """`steps` and `learning_rate` must be among `changes`."""
+    return _read(schema.Training, TRAINING, changes)
 
 
 def run(family: str, **changes: Any) -> schema.Run:
@@ -116,14 +116,7 @@ def default(block: Any, **values: Any) -> Any:
 
 def _run(block: Mapping[str, Any]) -> dict[str, Any]:
     made: dict[str, Any] = _under(RUN, block)
-    return {**made, "training": _training(made["training"])} if "training" in made else made
-
-
-def _training(block: Mapping[str, Any]) -> dict[str, Any]:
-    steps = block.get("steps", 0)
-    warmup = min(50, steps // 10) if isinstance(steps, int) else 0
-    made: dict[str, Any] = _under({**TRAINING, "warmup": warmup}, block)
-    return made
+    return {**made, "training": _under(TRAINING, made["training"])} if "training" in made else made
 
 
 def _read(kind: type[T], standard: Mapping[str, Any], changes: Mapping[str, Any]) -> T:

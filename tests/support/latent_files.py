@@ -14,13 +14,14 @@ from pipeline.core import artifacts
 from pipeline.families.autoencoder.model import Model
 from pipeline.store import models
 from pipeline.store.data import DataDirectory, write_data
+from tests.support.blocks import run
 
 COUNTS = {"train": 130, "valid": 20, "test": 30}
 LEVELS, CLASSES, SEED = 17, 5, 3
 FAMILIES: dict[str, dict[str, Any]] = {
     "autoencoder": {
         "network": {"kind": "autoencoder", "widths": (16, 16), "latent_channels": 2},
-        "objective": {"kind": "kl", "perceptual": {"extractor": "convnet"}, "discriminator": {"start": 0}},
+        "objective": {"kind": "kl", "perceptual": {}, "discriminator": {"start": 0}},
     },
     "classifier": {"network": {"kind": "convnet", "widths": (16,)}},
 }
@@ -38,8 +39,8 @@ def write_images(folder: Path, seed: int = 0, brightest_test: int = LEVELS) -> D
 
 def block(how: str = "sample", family: str = "autoencoder") -> schema.Codec:
     training = {"steps": 1, "learning_rate": 0.1, "precision": "float32"}
-    values = {"family": family, "data": "data/prepared", "seed": SEED, "model": FAMILIES[family], "training": training}
-    return schema.Codec.model_validate({**values, "encode": how})
+    made = run(family, data="data/prepared", seed=SEED, model=FAMILIES[family], training=training)
+    return schema.Codec(**dict(made), encode=how, extractor="convnet")
 
 
 def write_codec(folder: Path, data: DataDirectory, seed: int = 0, family: str = "autoencoder") -> Path:

@@ -18,8 +18,14 @@ ABSENT = object()
 
 def write(folder: Path, values: Any) -> Path:
     file = folder / "params.yaml"
-    file.write_text(values if isinstance(values, str) else yaml.safe_dump(values), encoding="utf-8")
+    text = values if isinstance(values, str) else yaml.dump(values, Dumper=_NoAliases)
+    file.write_text(text, encoding="utf-8")
     return file
+
+
+class _NoAliases(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def changed(values: dict[str, Any], where: str, value: Any) -> dict[str, Any]:
@@ -39,13 +45,7 @@ def changed(values: dict[str, Any], where: str, value: Any) -> dict[str, Any]:
 def tiny_values() -> dict[str, Any]:
     """The tiny profile."""
     values: dict[str, Any] = yaml.safe_load(PROFILE.read_text(encoding="utf-8"))
-    # Without the anchors: what two blocks share would be changed in both, and two problems be told of.
-    return copy.deepcopy(yaml.load(yaml.dump(values, Dumper=_NoAliases), Loader=yaml.SafeLoader))
-
-
-class _NoAliases(yaml.SafeDumper):
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
+    return values
 
 
 def refusal(file: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> str:

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.config import schema
 from pipeline.validation import expectations, rules, table
 from pipeline.validation.expectations import Outcome
 from tests.support import good
+from tests.support.blocks import data_limits, sample_limits
 
-DATA_LIMITS = schema.DataLimits()
-SAMPLE_LIMITS = schema.SampleLimits(smallest_class=0.1, largest_class=0.7)
+DATA_LIMITS = data_limits()
+SAMPLE_LIMITS = sample_limits(smallest_class=0.1, largest_class=0.7)
 DATA_PATCHES, SAMPLE_PATCHES = good.patches("data"), good.patches("samples")
 
 
@@ -109,7 +109,7 @@ def test_samples_of_real_arrays() -> None:
 
     def rules_failed(images: np.ndarray) -> list[str]:
         rows = table.sample_table(images, finite, predicted)
-        return failed(expectations.check_samples(rows, schema.SampleLimits(), spread, levels=256, classes=4))
+        return failed(expectations.check_samples(rows, sample_limits(), spread, levels=256, classes=4))
 
     assert rules_failed(reference) == []
     # Mode collapse: all samples are one image with a little noise, distinct but alike.

@@ -7,10 +7,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pipeline.config import schema
 from pipeline.validation import expectations, site
 from pipeline.validation.expectations import Outcome
 from tests.support import good
+from tests.support.blocks import data_limits
 from tests.support.web_page import Page
 
 TABLES = ("images", "classes", "splits")
@@ -22,7 +22,7 @@ def check(docs: Path, *patches: str) -> Outcome:
     for name in patches:
         patch = good.patches("data")[name]
         rows, metadata = good.patched(rows, patch), good.patched_metadata(metadata, patch)
-    return expectations.check_data(rows, metadata, schema.DataLimits(), docs)
+    return expectations.check_data(rows, metadata, data_limits(), docs)
 
 
 @pytest.fixture(scope="module")
