@@ -273,7 +273,7 @@ def test_labels_are_what_the_family_reads(monkeypatch: pytest.MonkeyPatch) -> No
         labels: bool = True
 
     monkeypatch.setattr(ddpm, "Config", ByDefault)
-    assert params.composed["daed-two-stage"].generator == "ddpm"
+    assert params.composed["daed-two-stage"].parts["generator"] == "ddpm"
     assert {name: params.labelled(name) for name in ("ddpm", "latent", "vdm", "daed-two-stage")} == {
         "ddpm": True, "latent": True, "vdm": False, "daed-two-stage": True,
     }  # fmt: skip
