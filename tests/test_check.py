@@ -112,7 +112,8 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
         ["composed.daed-two-stage.parts.denoiser is 'dead'", "did you mean 'daed'?"],
     ),
     "combination across data": (
-        "composed.daed-two-stage.parts.generator", "latent", ["composed.daed-two-stage joins", "data/prepared", "data/latents/kl"],
+        "composed.daed-two-stage.parts.generator", "latent",
+        ["composed.daed-two-stage joins", "data/prepared", "data/latents/kl"],
     ),
     "combination of a family that has no parts": (
         "composed.daed-two-stage.family", "vdm",
@@ -134,7 +135,8 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
         "composed.daed-two-stage.parts.generator", "vdm", ["is 'vdm' of family vdm, which has no generator", "daed or ddpm"],
     ),
     "combination of one name with a run": (
-        "composed.vdm", {"family": "daed", "parts": {"denoiser": "daed", "generator": "ddpm"}}, ["composed.vdm has the name of"],
+        "composed.vdm", {"family": "daed", "parts": {"denoiser": "daed", "generator": "ddpm"}},
+        ["composed.vdm has the name of"],
     ),
 }  # fmt: skip
 

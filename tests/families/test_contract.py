@@ -95,8 +95,12 @@ def test_every_family_has_a_block(family):
 
 @pytest.mark.parametrize(
     ("role", "method"),
-    [(Generative, "reverse"), (LikelihoodModel, "prior_and_reconstruction"), (FiniteStepModel, "posterior"),
-     (DiscreteChainModel, "chain_network")],
+    [
+        (Generative, "reverse"),
+        (LikelihoodModel, "prior_and_reconstruction"),
+        (FiniteStepModel, "posterior"),
+        (DiscreteChainModel, "chain_network"),
+    ],
 )
 def test_a_family_has_the_role_whose_methods_it_has(role, method):
     """A model that can do what its classes do not say would be passed over by every test of that role, and by stages too."""
