@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import plugins, schema
+from pipeline.config.composed import composed_run
 from pipeline.config.errors import listed, unknown
 from pipeline.config.load import load_params, read_block, read_model
 from pipeline.core import artifacts, command
@@ -29,8 +30,9 @@ def check(params: schema.Params) -> None:
         for name, run in block.items()
     }
     _roles(params, models)
-    for name in params.composed:
-        models[name] = _composed(params, name)
+    for name, composed in params.composed.items():
+        key = f"composed.{name}"
+        models[name] = read_model(composed_run(composed, params.runs, key)[0], key)
     for name, sample in params.samples.items():
         try:
             _sample(params, name, sample, models)
@@ -51,21 +53,9 @@ def _trainable(run: schema.Run, params: schema.Params, key: str) -> Any:
     return model
 
 
-def _composed(params: schema.Params, name: str) -> Any:
-    """The model block of what composed.NAME comes to."""
-    from pipeline.families.daed import model as daed
-    from pipeline.families.daed.compose import composed_run
-
-    return read_block(daed.Config, composed_run(params, name).model, f"composed.{name}")
-
-
 def _roles(params: schema.Params, models: dict[str, Any]) -> None:
     """Every block asks of a family only what it can do."""
     from pipeline.core import contracts
-
-    def families(role: type) -> list[str]:
-        modules = {name: plugins.family(name) for name in plugins.names("families")}
-        return [name for name, module in modules.items() if issubclass(module.Model, role)]
 
     def model_of(run: schema.Run) -> type:
         found: type = plugins.family(run.family).Model
@@ -75,18 +65,19 @@ def _roles(params: schema.Params, models: dict[str, Any]) -> None:
         if not issubclass(model_of(extractor), contracts.FeatureExtractor):
             raise ValueError(
                 f"extractors.{name}.family is {extractor.family!r}, which has no features; allowed: "
-                f"{listed(families(contracts.FeatureExtractor))}"
+                f"{listed(plugins.families_with(contracts.FeatureExtractor))}"
             )
     for name, codec in params.codecs.items():
         if not issubclass(model_of(codec), contracts.Codec):
             raise ValueError(
-                f"codecs.{name}.family is {codec.family!r}, which encodes nothing; allowed: {listed(families(contracts.Codec))}"
+                f"codecs.{name}.family is {codec.family!r}, which encodes nothing; allowed: "
+                f"{listed(plugins.families_with(contracts.Codec))}"
             )
     for name, run in params.runs.items():
         if issubclass(model_of(run), contracts.Codec | contracts.FeatureExtractor):
             raise ValueError(
                 f"runs.{name}.family is {run.family!r}, which generates nothing; allowed: "
-                f"{listed(families(contracts.Generative))}"
+                f"{listed(plugins.families_with(contracts.Generative))}"
             )
         if run.depths and not issubclass(model_of(run), contracts.FiniteStepModel):
             raise ValueError(f"runs.{name}.depths is given, but the family {run.family} has a fixed number of steps; remove it")

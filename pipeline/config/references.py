@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.config import plugins
-from pipeline.config.errors import unknown
+from pipeline.config.errors import listed, unknown
 from pipeline.core.layout import LATENTS, PREPARED, latents_of
 
 if TYPE_CHECKING:
@@ -23,16 +23,24 @@ def check_references(params: Params) -> None:
                     "filed under them"
                 )
             taken[name] = role
-    for name, parts in params.composed.items():
-        for part, run_name in (("denoiser", parts.denoiser), ("generator", parts.generator)):
-            if run_name not in params.runs:
-                raise unknown(f"composed.{name}.{part}", run_name, list(params.runs))
-        ours, theirs = params.runs[parts.denoiser].data, params.runs[parts.generator].data
-        if ours != theirs:
+    for name, composed in params.composed.items():
+        if composed.family not in plugins.names("families"):
+            raise unknown(f"composed.{name}.family", composed.family, plugins.composable())
+        if composed.family not in plugins.composable():
             raise ValueError(
-                f"composed.{name} joins runs.{parts.denoiser} of {ours} and runs.{parts.generator} of {theirs}; allowed: "
-                "two runs of the same data"
+                f"composed.{name}.family is {composed.family!r}, whose models are not put together from trained runs; allowed: "
+                f"{listed(plugins.composable())}"
             )
+        for part, run_name in composed.parts.items():
+            if run_name not in params.runs:
+                raise unknown(f"composed.{name}.parts.{part}", run_name, list(params.runs))
+        first, *others = params.trained(name)
+        for other in others:
+            ours, theirs = params.runs[first].data, params.runs[other].data
+            if ours != theirs:
+                raise ValueError(
+                    f"composed.{name} joins runs.{first} of {ours} and runs.{other} of {theirs}; allowed: runs of the same data"
+                )
     for role, block in (("runs", params.runs), ("codecs", params.codecs), ("extractors", params.extractors)):
         for name, run in block.items():
             codec = latents_of(run.data)

@@ -115,10 +115,13 @@ class Codec(Run):
 
 
 class Composed(StrictConfig):
-    """A model put together from two trained runs: `denoiser` makes the last step, `generator` those before (DAED)."""
+    """A model of `family` put together from trained runs.
 
-    denoiser: Name
-    generator: Name
+    `parts`: what each run gives, in the words of pipeline/families/<family>/compose.py, and the run's name.
+    """
+
+    family: str
+    parts: Annotated[dict[str, Name], Field(min_length=1)]
 
 
 class Sample(StrictConfig):
@@ -189,12 +192,12 @@ class Params(StrictConfig):
 
     def family(self, run: str) -> str:
         """The family of an entry of runs: or composed:."""
-        return "daed" if run in self.composed else self.runs[run].family
+        return self.composed[run].family if run in self.composed else self.runs[run].family
 
     def data_of(self, run: str) -> str:
         """The data directory of an entry of runs: or composed:."""
-        return self.runs[self.trained(run)].data
+        return self.runs[self.trained(run)[0]].data
 
-    def trained(self, run: str) -> str:
-        """The entry of runs: that an entry of runs: or composed: is, or has its generator from."""
-        return self.composed[run].generator if run in self.composed else run
+    def trained(self, run: str) -> list[str]:
+        """The entries of runs: that an entry of runs: or composed: is, or is put together from; all are on the same data."""
+        return list(dict.fromkeys(self.composed[run].parts.values())) if run in self.composed else [run]

@@ -126,14 +126,13 @@ def training(cfg: Params, root: Path) -> Section:
 
 
 def trained(cfg: Params) -> dict[str, str]:
-    """What the samples rest on that was trained, with the stage that trains it: runs, halves of composed ones, codecs."""
+    """What the samples rest on that was trained, with the stage that trains it: runs, parts of composed ones, codecs."""
     names: dict[str, str] = {}
     for run in dict.fromkeys(sample.run for sample in cfg.samples.values()):
         codec = latents_of(cfg.data_of(run))
         if codec is not None:
             names[codec] = f"codec@{codec}"
-        halves = cfg.composed.get(run)
-        names |= {name: f"train@{name}" for name in ([run] if halves is None else [halves.denoiser, halves.generator])}
+        names |= {name: f"train@{name}" for name in cfg.trained(run)}
     return names
 
 
