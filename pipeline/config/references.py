@@ -54,15 +54,14 @@ def check_references(params: Params) -> None:
     for name, sample in params.samples.items():
         if sample.run not in {**params.runs, **params.composed}:
             raise unknown(f"samples.{name}.run", sample.run, [*params.runs, *params.composed])
-    for role, names in (("bounds", params.bounds), ("depths", params.depths)):
-        for name in names:
-            if name not in params.runs:
-                raise unknown(f"{role}.{name}", name, list(params.runs))
-    for name in params.depths:
-        if not params.runs[name].depths:
-            raise ValueError(
-                f"depths.{name} studies a run without depths; add runs.{name}.depths, such as [4, 8, 16], or remove it"
-            )
+    for name in params.bounds:
+        if name not in params.runs:
+            raise unknown(f"bounds.{name}", name, list(params.runs))
+    for name, study in params.studies.items():
+        if study.kind not in plugins.names("studies"):
+            raise unknown(f"studies.{name}.kind", study.kind, plugins.names("studies"))
+        if study.run not in {**params.runs, **params.composed}:
+            raise unknown(f"studies.{name}.run", study.run, [*params.runs, *params.composed])
     if params.evaluate.extractor not in [*params.extractors, "inception"]:
         raise unknown("evaluate.extractor", params.evaluate.extractor, [*params.extractors, "inception"])
     if params.evaluate.extractor == "inception" and params.evaluate.inception_weights is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from pipeline.config.base import Fraction, Name, NotNegative, Positive, StrictConfig
 from pipeline.config.references import check_references
@@ -93,13 +93,14 @@ class Training(StrictConfig):
 class Run(StrictConfig):
     """One model to train. `family: vdm` names the module pipeline/families/vdm, whose Config reads `model`.
 
-    `depths`: numbers of steps for which the optimal reverse variances are estimated after training and stored with the model.
+    `optimal_variance_steps`: numbers of steps T for which the optimal reverse variances are estimated after training and stored
+    with the model.
     """
 
     family: str
     data: str
     seed: NotNegative
-    depths: tuple[Positive, ...] = ()
+    optimal_variance_steps: tuple[Positive, ...] = ()
     model: dict[str, Any]
     training: Training
 
@@ -139,13 +140,18 @@ class Sample(StrictConfig):
     seed: NotNegative
 
 
-class Depth(StrictConfig):
-    """How a run is studied at its `depths`: bits/dim on `images` test images with `times` steps each, FD on `samples`."""
+class Study(StrictConfig):
+    """A question to the trained model `run`. The module pipeline/studies/<kind>.py reads the rest by its Config."""
 
-    images: Annotated[int, Field(ge=2)]
-    times: Annotated[int, Field(ge=2)]
-    samples: Annotated[int, Field(ge=2)]
-    seed: NotNegative
+    model_config = ConfigDict(extra="allow")
+
+    kind: str
+    run: Name
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The whole block, with the values that belong to the module."""
+        return self.model_dump()
 
 
 class Bound(StrictConfig):
@@ -182,7 +188,7 @@ class Params(StrictConfig):
     composed: dict[Name, Composed] = Field(default_factory=dict)
     samples: dict[Name, Sample]
     bounds: dict[Name, Bound] = Field(default_factory=dict)
-    depths: dict[Name, Depth] = Field(default_factory=dict)
+    studies: dict[Name, Study] = Field(default_factory=dict)
     evaluate: Evaluate
 
     @model_validator(mode="after")

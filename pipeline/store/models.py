@@ -68,6 +68,6 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Saved:
         model.to(device).eval(),
         described,
         artifacts.hash_file(weights),
-        {int(depth): torch.tensor(values, dtype=torch.float64, device=device) for depth, values in variances.items()},
+        {int(steps): torch.tensor(values, dtype=torch.float64, device=device) for steps, values in variances.items()},
         read_model(run, str(folder)),
     )
