@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import plugins, schema
+from pipeline.config.composed import composed_run
 from pipeline.config.errors import listed, unknown
-from pipeline.config.load import load_params, read_block, read_model
+from pipeline.config.load import load_params, read_block, read_model, read_plugin
 from pipeline.core import artifacts, command
 from pipeline.core.layout import Layout, latents_of
 
@@ -21,7 +22,7 @@ def run(params: Path, out: Path) -> None:
 
 
 def check(params: schema.Params) -> None:
-    """Reads every block that belongs to a module: families, data set, samplers. Imports torch."""
+    """Reads every block that belongs to a module: families, data set, samplers, studies. Imports torch."""
     read_block(plugins.dataset(params.data.kind).Config, params.data.source, "data.source")
     models = {
         name: _trainable(run, params, f"{role}.{name}")
@@ -29,14 +30,17 @@ def check(params: schema.Params) -> None:
         for name, run in block.items()
     }
     _roles(params, models)
-    for name in params.composed:
-        models[name] = _composed(params, name)
+    for name, composed in params.composed.items():
+        key = f"composed.{name}"
+        models[name] = read_model(composed_run(composed, params.runs, key)[0], key)
     for name, sample in params.samples.items():
         try:
             _sample(params, name, sample, models)
         except ValueError as error:
             message = str(error)
             raise ValueError(message if message.startswith("samples.") else f"samples.{name}: {message}") from None
+    for name, study in params.studies.items():
+        read_plugin("studies", study.values, f"studies.{name}").check(params, f"studies.{name}")
 
 
 def _trainable(run: schema.Run, params: schema.Params, key: str) -> Any:
@@ -51,21 +55,9 @@ def _trainable(run: schema.Run, params: schema.Params, key: str) -> Any:
     return model
 
 
-def _composed(params: schema.Params, name: str) -> Any:
-    """The model block of what composed.NAME comes to."""
-    from pipeline.families.daed import model as daed
-    from pipeline.families.daed.compose import composed_run
-
-    return read_block(daed.Config, composed_run(params, name).model, f"composed.{name}")
-
-
 def _roles(params: schema.Params, models: dict[str, Any]) -> None:
     """Every block asks of a family only what it can do."""
     from pipeline.core import contracts
-
-    def families(role: type) -> list[str]:
-        modules = {name: plugins.family(name) for name in plugins.names("families")}
-        return [name for name, module in modules.items() if issubclass(module.Model, role)]
 
     def model_of(run: schema.Run) -> type:
         found: type = plugins.family(run.family).Model
@@ -75,26 +67,27 @@ def _roles(params: schema.Params, models: dict[str, Any]) -> None:
         if not issubclass(model_of(extractor), contracts.FeatureExtractor):
             raise ValueError(
                 f"extractors.{name}.family is {extractor.family!r}, which has no features; allowed: "
-                f"{listed(families(contracts.FeatureExtractor))}"
+                f"{listed(plugins.families_with(contracts.FeatureExtractor))}"
             )
     for name, codec in params.codecs.items():
         if not issubclass(model_of(codec), contracts.Codec):
             raise ValueError(
-                f"codecs.{name}.family is {codec.family!r}, which encodes nothing; allowed: {listed(families(contracts.Codec))}"
+                f"codecs.{name}.family is {codec.family!r}, which encodes nothing; allowed: "
+                f"{listed(plugins.families_with(contracts.Codec))}"
             )
     for name, run in params.runs.items():
         if issubclass(model_of(run), contracts.Codec | contracts.FeatureExtractor):
             raise ValueError(
                 f"runs.{name}.family is {run.family!r}, which generates nothing; allowed: "
-                f"{listed(families(contracts.Generative))}"
+                f"{listed(plugins.families_with(contracts.Generative))}"
             )
-        if run.depths and not issubclass(model_of(run), contracts.FiniteStepModel):
-            raise ValueError(f"runs.{name}.depths is given, but the family {run.family} has a fixed number of steps; remove it")
-        latent = latents_of(run.data) is not None
-        if latent and (name in params.bounds or name in params.depths):
+        if run.optimal_variance_steps and not issubclass(model_of(run), contracts.FiniteStepModel):
             raise ValueError(
-                f"bounds and depths may not name {name}, whose data {run.data} are latents: bits/dim needs discrete data"
+                f"runs.{name}.optimal_variance_steps is given, but the family {run.family} has a fixed number of steps; "
+                "remove it"
             )
+        if latents_of(run.data) is not None and name in params.bounds:
+            raise ValueError(f"bounds may not name {name}, whose data {run.data} are latents: bits/dim needs discrete data")
     for name in params.bounds:
         family = params.family(name)
         if not issubclass(plugins.family(params.runs[name].family).Model, contracts.LikelihoodModel):
@@ -104,12 +97,11 @@ def _roles(params: schema.Params, models: dict[str, Any]) -> None:
 
 def _sample(params: schema.Params, name: str, sample: schema.Sample, models: dict[str, Any]) -> None:
     """The sampler fits the run: its grid of steps, its needs, guidance and clipping."""
-    from pipeline.config.load import read_plugin
-
     key = f"samples.{name}"
     sampler = read_plugin("samplers", sample.sampler, f"{key}.sampler")
     family, data = params.family(sample.run), params.data_of(sample.run)
-    model, depths = models[sample.run], params.runs[sample.run].depths if sample.run in params.runs else ()
+    model = models[sample.run]
+    estimated = params.runs[sample.run].optimal_variance_steps if sample.run in params.runs else ()
     _said(f"{key}.run is {sample.run!r}: ", model.check_sampling)
     model.schedule.build().times(sample.steps, sampler.spacing)
     kind = plugins.family(family).Model
@@ -122,10 +114,10 @@ def _sample(params: schema.Params, name: str, sample: schema.Sample, models: dic
             f"{key}.sampler.kind is {sampler.kind!r}; allowed for the family {family}, whose x_hat is not the mean of one "
             "fixed x: samplers that are no solvers of the probability flow, such as 'ancestral'"
         )
-    if sampler.estimated and sample.steps not in depths:
+    if sampler.optimal_variance and sample.steps not in estimated:
         raise ValueError(
-            f"{key}.steps is {sample.steps}; allowed with variance: optimal are the depths whose variances "
-            f"are stored with the model, runs.{sample.run}.depths: {listed(depths) or 'none'}"
+            f"{key}.steps is {sample.steps}; allowed with variance: optimal are numbers of steps whose variances are stored "
+            f"with the model, runs.{sample.run}.optimal_variance_steps: {listed(estimated) or 'none'}"
         )
     if sampler.clip and latents_of(data) is not None:
         raise ValueError(f"{key}.sampler.clip is true; allowed for {data}, as latents have no range to clip to: false")

@@ -1,8 +1,8 @@
 """Stage `compare`: what was measured of every sample, run and baseline of params.yaml, side by side.
 
 Reads   reports/metrics/<sample>.json, reports/metrics/baselines.json, evaluations/<sample>/details.json,
-        reports/bounds/<run>.json, bounds/<run>/bits.npy, reports/depth/<run>.json,
-        samples/<sample>/{images.npy, sample.json}
+        reports/bounds/<run>.json, bounds/<run>/bits.npy, reports/studies/<study>.json,
+        studies/<study>/presentation.json, samples/<sample>/{images.npy, sample.json}
 Writes  reports/compare.json, reports/compare.md, reports/trilemma.svg, reports/samples.png
 """
 
@@ -18,7 +18,7 @@ from pipeline.config.schema import Params
 from pipeline.core import command
 from pipeline.core.artifacts import atomic, read_array, write_json, write_text
 from pipeline.core.layout import Layout
-from pipeline.reporting import depth
+from pipeline.reporting import studies
 from pipeline.reporting.conclusion import HOW, conclusion
 from pipeline.reporting.findings import EXPLANATION, finding_columns, findings
 from pipeline.reporting.rows import baseline_rows, bound_row, sample_row, stand
@@ -49,9 +49,10 @@ def run(cfg: Params, root: Path) -> dict[str, Any]:
     samples = {name: Source.open(place.report("metrics", name), f"evaluate@{name}") for name in cfg.samples}
     baselines = Source.open(place.report("metrics", "baselines"), "baselines")
     bounds = {name: Source.open(place.report("bounds", name), f"bound@{name}") for name in cfg.bounds}
-    depths = {name: Source.open(place.report("depth", name), f"depth@{name}") for name in cfg.depths}
+    studied = {name: studies.opened(place, name) for name in cfg.studies}
     refuse_unlike([*samples.values(), baselines], SAME)
-    refuse_unlike([baselines, *depths.values()], ("extractor", "data"))
+    for source in studied.values():  # a study need not measure in features
+        refuse_unlike([baselines, source], ("data", "extractor") if "extractor" in source.get("measured") else ("data",))
     refuse_unlike([baselines, *bounds.values()], ("data",))
     refuse_unlike(list(bounds.values()), ("split",))
     distance = "fid" if str(baselines.get("measured.extractor")).startswith("inception") else "fd"
@@ -65,7 +66,7 @@ def run(cfg: Params, root: Path) -> dict[str, Any]:
         "findings": findings(
             cfg.runs, bounds, {name: _bits(root, name) for name in bounds}, {name: _block(root, name) for name in bounds}
         ),
-        "depths": {name: {"rows": depth.rows(source), **source.get("measured")} for name, source in depths.items()},
+        "studies": {name: studies.described(place, name, source) for name, source in studied.items()},
         "measured": {
             "distance": distance,
             **{key: baselines.get(f"measured.{key}") for key in SAME},
@@ -136,8 +137,8 @@ def _write(cfg: Params, root: Path, comparison: dict[str, Any]) -> None:
         text += ["## Bits per dimension", "", markdown(bound_columns(), comparison["bounds"]), ""]
         found = markdown(finding_columns(), comparison["findings"])
         text += ["## The papers' findings on this data", "", found, "", EXPLANATION, ""]
-    for name, study in comparison["depths"].items():
-        text += [f"## {name} as a chain of T steps", "", markdown(depth.columns(), study["rows"]), "", depth.meaning(study), ""]
+    for study in comparison["studies"].values():
+        text += [f"## {study['title']}", "", markdown(studies.columns(study), study["rows"]), "", study["explanation"], ""]
     write_json(reports / "compare.json", comparison)
     write_text(reports / "compare.md", "\n".join(text))
     write_text(reports / "trilemma.svg", trilemma(comparison["samples"], comparison["baselines"], distance))

@@ -1,7 +1,6 @@
-"""Puts a denoiser and a generator of two trained runs together to one DAED model, which samples like any other run.
+"""Puts parts of trained runs together to one model of another family, which samples like any other run; nothing is trained.
 
-The denoiser comes from a `daed` run, the generator from a `daed` or a `ddpm` run on the same data. The generator's chain is cut
-off at its level nearest to the noise that the denoiser was trained on; nothing is trained.
+Which parts there are, and whether they fit, is the family's own business: pipeline/families/<family>/compose.py.
 """
 
 from __future__ import annotations
@@ -12,60 +11,67 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import schema
+from pipeline.config import plugins, schema
+from pipeline.config.composed import composed_run
 from pipeline.config.load import load_params, read_block
 from pipeline.core import artifacts, command
 from pipeline.core.layout import Layout
-from pipeline.families.daed.compose import compose
 
 
 @dataclass(frozen=True)
 class Paths:
-    """denoiser, generator: folders with model.safetensors; out: gets model.safetensors and config.json."""
+    """parts: part -> folder with model.safetensors; out: gets model.safetensors and config.json."""
 
-    denoiser: Path
-    generator: Path
+    parts: Mapping[str, Path]
     out: Path
 
 
-def run(parts: schema.Composed, paths: Paths, key: str) -> None:
-    """Writes the model of `parts`. `key`: where it stands in params.yaml, for messages."""
+def run(composed: schema.Composed, paths: Paths, key: str) -> None:
+    """Writes the model of `composed`, which stands at `key` of params.yaml."""
     from pipeline.core.code import trained_by
     from pipeline.store import models
 
-    denoiser, generator = models.load(paths.denoiser), models.load(paths.generator)
-    versions = [half.config["data"]["hash"] for half in (denoiser, generator)]
-    if versions[0] != versions[1]:
-        raise ValueError(
-            f"{key} joins runs.{parts.denoiser}, trained on data {versions[0][:8]}, and runs.{parts.generator}, trained on "
-            f"data {versions[1][:8]}; allowed: one version of the data; run: dvc repro"
-        )
-    ours, theirs = (read_block(schema.Run, half.config["run"], key) for half in (denoiser, generator))
-    made_of_both = compose(parts, ours, theirs, key)
-    group, network = ("model", "network") if theirs.family == "ddpm" else ("generator", "generator")
-    first: Any = denoiser.model
-    model: Any = models.build(made_of_both, first.spec, key)
-    model.denoiser.load_state_dict(first.denoiser.state_dict())
-    model.generator.load_state_dict(getattr(generator.model, network).state_dict())
+    saved = {part: models.load(folder) for part, folder in paths.parts.items()}
+    described = {part: found.config for part, found in saved.items()}
+    _on_one_version(described, composed, key)
+    runs = {composed.parts[part]: read_block(schema.Run, config["run"], key) for part, config in described.items()}
+    made, composition = composed_run(composed, runs, key)
+    like = described[composition.trained_as]
+    model = models.build(made, models.data_spec(like), key)
+    plugins.composer(composed.family).put_together(model, {part: found.model for part, found in saved.items()})
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     artifacts.write_tensors(paths.out / "model.safetensors", model.state_dict())
     artifacts.write_json(
         paths.out / "config.json",
         {
-            "run": made_of_both.model_dump(mode="json"),
-            "data": generator.config["data"],
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "code": trained_by("daed"),
-            "precision": generator.config["precision"],
-            "clipped": {
-                "denoiser": denoiser.config["clipped"]["denoiser"],
-                "generator": generator.config["clipped"][group],
+            "run": made.model_dump(mode="json"),
+            "data": like["data"],
+            "parameters": parameters,
+            "code": trained_by(composed.family),
+            "precision": like["precision"],
+            "clipped": {group: described[part]["clipped"][there] for group, (part, there) in composition.origins.items()},
+            "valid": {
+                name: value
+                for group, (part, there) in composition.origins.items()
+                for name, value in _valid(described[part], there, group).items()
             },
-            "valid": _valid(denoiser.config, "denoiser", "denoiser") | _valid(generator.config, group, "generator"),
-            "denoiser": {"run": parts.denoiser, "weights": denoiser.hash},
-            "generator": {"run": parts.generator, "weights": generator.hash},
+            **{part: {"run": composed.parts[part], "weights": found.hash} for part, found in saved.items()},
         },
     )
-    print(f"{key}: {model.schedule.steps} steps, of which the first is the denoiser's", flush=True)
+    origins = ", ".join(f"{part} of runs.{name}" for part, name in composed.parts.items())
+    print(f"{key}: a model of family {composed.family} with {parameters} parameters, {origins}", flush=True)
+
+
+def _on_one_version(described: Mapping[str, Mapping[str, Any]], composed: schema.Composed, key: str) -> None:
+    """Raises ValueError where parts were trained on different versions of the data."""
+    versions = {composed.parts[part]: config["data"]["hash"] for part, config in described.items()}
+    first, *others = versions
+    for other in others:
+        if versions[other] != versions[first]:
+            raise ValueError(
+                f"{key} joins runs.{first}, trained on data {versions[first][:8]}, and runs.{other}, trained on data "
+                f"{versions[other][:8]}; allowed: one version of the data; run: dvc repro"
+            )
 
 
 def _valid(described: Mapping[str, Any], group: str, name: str) -> dict[str, float]:
@@ -84,9 +90,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     def work() -> None:
-        parts = command.choose(load_params(args.params).composed, args.name, "composed")
-        folders = [Layout().run(name) for name in (parts.denoiser, parts.generator, args.name)]
-        run(parts, Paths(*folders), f"composed.{args.name}")
+        composed = command.choose(load_params(args.params).composed, args.name, "composed")
+        parts = {part: Layout().run(name) for part, name in composed.parts.items()}
+        run(composed, Paths(parts, Layout().run(args.name)), f"composed.{args.name}")
 
     return command.run_command(work)
 

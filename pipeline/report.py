@@ -1,7 +1,8 @@
 """Stage `report`: one HTML page of the comparison, to open offline or to send to somebody.
 
 Reads   reports/compare.json, reports/trilemma.svg, reports/curves/<run>.csv, reports/bounds/<run>.csv,
-        samples/<sample>/{grid.png, trajectory.png}, evaluations/<sample>/neighbours.png
+        samples/<sample>/{grid.png, trajectory.png}, evaluations/<sample>/neighbours.png,
+        studies/<study>/figure.svg
 Writes  reports/index.html
 """
 
@@ -22,8 +23,10 @@ from pipeline.store.results import Source
 def run(cfg: Params, root: Path) -> Path:
     """Writes `root`/reports/index.html and returns its path."""
     comparison = Source.open(Layout(root).reports / "compare.json", "compare")
-    for key, expected in (("samples", list(cfg.samples)), ("bounds", list(cfg.bounds))):
-        named = [row["sample" if key == "samples" else "run"] for row in comparison.get(key)]
+    named_by = {"samples": list(cfg.samples), "bounds": list(cfg.bounds), "studies": list(cfg.studies)}
+    for key, expected in named_by.items():
+        found = comparison.get(key)
+        named = list(found) if key == "studies" else [row["sample" if key == "samples" else "run"] for row in found]
         if named != expected:
             raise ValueError(
                 f"{comparison.path} holds the {key} {', '.join(named) or 'none'}, params.yaml names "
@@ -34,7 +37,7 @@ def run(cfg: Params, root: Path) -> Path:
     parts.append(sections.training(cfg, root))
     if cfg.bounds:
         parts += [sections.bounds(cfg, root, comparison), sections.findings(comparison)]
-    parts += [*sections.depths(comparison), sections.provenance(cfg, comparison)]
+    parts += [*sections.studies(root, comparison), sections.provenance(cfg, comparison)]
     target = Layout(root).reports / "index.html"
     write_text(target, page.document("Diffusion models: speed, quality, diversity", parts))
     return target

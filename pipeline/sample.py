@@ -82,7 +82,7 @@ def generate(
         network.guide(guidance)
     times = network.schedule.times(steps, sampler.spacing)
     moments = len(times) - 1
-    variances = model.variances[steps] if sampler.estimated else None
+    variances = model.variances[steps] if sampler.optimal_variance else None
     shape, classes = tuple(model.config["data"]["shape"]), model.config["data"]["classes"]
     conditional = model.block.class_conditional
     keep = np.unique(np.linspace(0, moments, min(STRIP_MOMENTS, moments + 1)).round().astype(int))

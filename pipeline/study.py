@@ -1,174 +1,123 @@
-"""Studies of trained models. `depth RUN`: bits/dim and FD against the number of steps T, for two reverse variances."""
+"""Stage `study`: asks a trained model what a block under studies: wants to know, by the module that its `kind` names.
+
+Reads   runs/<run>/, data/prepared, extractors/<name>/ where the study measures with it
+Writes  studies/<study>/{details.json, presentation.json, figure.svg}: unrounded rows with what made them; how they are shown
+        reports/studies/<study>.json, .csv: the same rounded, for git and for `dvc plots`
+"""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from pipeline.config import schema
-from pipeline.config.load import load_params
+from pipeline.config import plugins, schema
+from pipeline.config.load import load_params, read_plugin
 from pipeline.core import artifacts, command
 from pipeline.core.layout import Layout
-from pipeline.core.progress import Progress
-from pipeline.store import extractors
 from pipeline.store.data import DataDirectory
 
-CHOICES = ("posterior", "optimal")
+if TYPE_CHECKING:
+    from pipeline.metrics.features import Extractor
+    from pipeline.studies.base import Quantity, Rows
+
+DIGITS, ERROR_DIGITS = 5, 2
 
 
-@dataclass(frozen=True)
-class Paths:
-    """root: where extractors/ lies; model: a trained run; data: a data directory; json and curve: what is written."""
-
-    root: Path
-    model: Path
-    data: Path
-    json: Path
-    curve: Path
-
-
-def bounds(model: Any, split: Any, cfg: schema.Depth, device: Any, label: str) -> dict[str, dict[str, dict[str, float]]]:
-    """T or "inf" -> choice -> bits/dim and its standard error, on the first test images with the same noise for every T."""
+def run(params: schema.Params, name: str, root: Path) -> None:
+    """Runs the study `name` and writes its files under `root`. Raises ValueError as the study refuses, or for other data."""
     import torch
 
-    from pipeline.core.random import RowRandom
-    from pipeline.studies import finite_steps
-
-    images = min(cfg.images, len(split))
-    depths = sorted(model.variances)
-    collected: dict[tuple[str, str], list[Any]] = {}
-    ends: list[Any] = []
-    with torch.inference_mode(), Progress(images * (len(depths) + 1), "images x depths", label) as progress:
-        for first in range(0, images, 125):
-            rows = range(first, min(first + 125, images))
-            batch = split.rows(np.arange(rows.start, rows.stop), device)
-            rng = RowRandom(cfg.seed, rows, 0, device)
-            offset = rng.uniform((len(rows), 1), "time")[:, 0]
-            terms = model.model.prior_and_reconstruction(batch, rng)
-            ends.append((terms.prior + terms.reconstruction).cpu().numpy())
-            for depth in depths:
-                found = finite_steps.diffusion(model.model, batch, depth, cfg.times, model.variances[depth], offset, rng)
-                collected.setdefault((str(depth), "posterior"), []).append(found.posterior)
-                collected.setdefault((str(depth), "optimal"), []).append(found.optimal)
-                progress.update(len(rows))
-            limit = finite_steps.continuous(model.model, batch, cfg.times, offset, rng)
-            for choice in CHOICES:  # in the limit there is one variance
-                collected.setdefault(("inf", choice), []).append(limit)
-            progress.update(len(rows))
-    both_ends = np.concatenate(ends)
-    dimensions = int(np.prod(split.images.shape[1:]))
-    table: dict[str, dict[str, dict[str, float]]] = {}
-    for (depth, choice), parts in collected.items():
-        nats = {"diffusion": np.concatenate(parts), "ends": both_ends}
-        table.setdefault(depth, {})[choice] = finite_steps.row(nats, dimensions)
-    return table
-
-
-def distances(
-    model: Any, extract: Any, reference: Any, cfg: schema.Depth, device: Any, label: str
-) -> dict[str, dict[str, float]]:
-    """T -> choice -> FD of ancestral samples in T steps against `reference`, the moments of real images."""
-    import torch
-
-    from pipeline.core.device import autocast, choose_precision
-    from pipeline.core.pixels import quantize
-    from pipeline.core.random import RowRandom
-    from pipeline.metrics.frechet import frechet_distance, moments
-    from pipeline.samplers.ancestral import Ancestral
-    from pipeline.samplers.trajectory import trajectory
-
-    shape = (cfg.samples, *model.config["data"]["shape"])
-    levels = model.config["data"]["levels"]
-    precision = choose_precision(model.config["run"]["training"]["precision"], device)
-    rows = range(cfg.samples)
-    table: dict[str, dict[str, float]] = {}
-    work = 2 * sum(model.variances) * cfg.samples
-    with torch.inference_mode(), autocast(precision, device), Progress(work, "evaluations", label) as progress:
-        for depth, variances in sorted(model.variances.items()):
-            for choice in CHOICES:
-                z = None
-                context = trajectory(
-                    model.model, Ancestral(kind="ancestral"), shape, depth,
-                    lambda step: RowRandom(cfg.seed, rows, step, device), device=device, variances=variances if choice == "optimal" else None,
-                )  # fmt: skip
-                for index, (z, _) in enumerate(context):  # noqa: B007 - the last z is what is wanted
-                    progress.update(cfg.samples if index else 0)
-                assert z is not None
-                codes = quantize(z, levels).cpu().numpy()
-                table.setdefault(str(depth), {})[choice] = frechet_distance(moments(extract(codes).features), reference)
-    return table
-
-
-def run(cfg: schema.Depth, evaluate: schema.Evaluate, paths: Paths, key: str) -> None:
-    """Studies the run in paths.model. `key`: where it stands in params.yaml, for messages."""
-    import torch
-
+    from pipeline.core.code import code_hash
     from pipeline.core.device import describe_device, pick_device
-    from pipeline.metrics.frechet import moments
-    from pipeline.store import models
-    from pipeline.store.splits import Split
+    from pipeline.store import extractors, models
+    from pipeline.studies.base import Context
 
+    key, block = f"studies.{name}", command.choose(params.studies, name, "studies")
+    cfg = read_plugin("studies", block.values, key)
+    cfg.check(params, key)
+    place = Layout(root)
     device = pick_device()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    model = models.load(paths.model, device)
-    data = DataDirectory.open(paths.data)
+    model = models.load(place.run(cfg.run), device)
+    data = DataDirectory.open(place.data(params.data_of(cfg.run)))
     if model.config["data"]["hash"] != data.hash:
-        raise ValueError(f"{paths.model} was trained on other data than {paths.data} holds; train it again: dvc repro")
-    bits = bounds(model, Split(data, "test"), cfg, device, f"{key} bits/dim")
-    extract = extractors.open_extractor(evaluate, data, paths.root)
-    reference = moments(extract(np.asarray(data.images("test"))).features)
-    quality = distances(model, extract, reference, cfg, device, f"{key} FD")
+        raise ValueError(f"{place.run(cfg.run)} was trained on other data than {data.path} holds; train it again: dvc repro")
+    opened: list[Extractor] = []
 
-    table = {
-        depth: {
-            choice: {
-                "bits_per_dim": float(f"{bits[depth][choice]['bits_per_dim']:.5g}"),
-                "standard_error": float(f"{bits[depth][choice]['standard_error']:.2g}"),
-                **({"fd": float(f"{quality[depth][choice]:.4g}")} if depth in quality else {}),
-            }
-            for choice in CHOICES
-        }
-        for depth in bits
+    def extractor() -> Extractor:
+        if not opened:
+            opened.append(extractors.open_extractor(params.evaluate, data, root))
+        return opened[0]
+
+    result = cfg.measure(Context(key, model, data, device, extractor))
+    shown = cfg.present(result)
+    used = opened[0] if opened else None
+    measured = {
+        **result.measured,
+        "data": data.hash[:8],
+        **({} if used is None else {"extractor": f"{used.name}@{used.hash[:8]}"}),
+        "device": describe_device(device)["device"],
     }
-    artifacts.write_json(
-        paths.json,
-        {
-            "depths": table,
-            "measured": {
-                "images": min(cfg.images, data.spec["counts"]["test"]), "times": cfg.times, "samples": cfg.samples,
-                "data": data.hash[:8], "extractor": f"{extract.name}@{extract.hash[:8]}",
-                "device": describe_device(device)["device"],
-            },
-        },
-    )  # fmt: skip
-    lines = ["steps,choice,bits_per_dim,standard_error,fd"]
-    for depth, choices in table.items():
-        for choice, row in choices.items():
-            lines.append(f"{depth},{choice},{row['bits_per_dim']},{row['standard_error']},{row.get('fd', '')}")
-    artifacts.write_text(paths.curve, "\n".join(lines) + "\n")
+    provenance = {
+        "study": cfg.model_dump(mode="json"),
+        "weights": model.hash,
+        "data": data.hash,
+        **({} if used is None else {"extractor": {"name": used.name, "hash": used.hash}}),
+        "code": code_hash("pipeline.study", plugins.module_name("studies", block.kind)),
+    }
+    folder, rows = place.study(name), rounded(result.rows, shown.quantities)
+    artifacts.write_json(folder / "details.json", {"rows": result.rows, "measured": {**measured, **provenance}})
+    drawn = cfg.figure(result)
+    if drawn is None:
+        (folder / "figure.svg").unlink(missing_ok=True)
+    else:
+        artifacts.write_text(folder / "figure.svg", drawn)
+    artifacts.write_json(folder / "presentation.json", {**asdict(shown), "figure": drawn is not None})
+    artifacts.write_json(place.report("studies", name), {"rows": rows, "measured": measured})
+    artifacts.write_text(place.report("studies", name, ".csv"), points(rows, shown.quantities, shown.rows, shown.labels))
+
+
+def rounded(rows: Rows, quantities: Sequence[Quantity]) -> dict[str, Any]:
+    """Numbers to the digits of their quantity, standard errors to 2, others to 5; texts and whole numbers as they are."""
+    digits = {quantity.key: quantity.digits for quantity in quantities}
+    digits |= {quantity.error: ERROR_DIGITS for quantity in quantities if quantity.error is not None}
+
+    def walk(found: Any, key: str) -> Any:
+        if isinstance(found, Mapping):
+            return {name: walk(inner, f"{key}.{name}" if key else name) for name, inner in found.items()}
+        return float(f"{found:.{digits.get(key, DIGITS)}g}") if isinstance(found, float) else found
+
+    return {name: walk(row, "") for name, row in rows.items()}
+
+
+def points(rows: Rows, quantities: Sequence[Quantity], what: str, labels: Mapping[str, str]) -> str:
+    """CSV: a line for each number of each row, as .dvc/plots/study.json draws it: a panel per quantity, a line per series."""
+    import csv
+    import io
+
+    from pipeline.studies.base import value
+
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["panel", "series", "row", "value", "standard_error"])
+    for quantity in quantities:
+        for name, row in rows.items():
+            found = value(row, quantity.key)
+            if isinstance(found, int | float):
+                error = None if quantity.error is None else value(row, quantity.error)
+                panel = f"{quantity.name} by {what}"
+                writer.writerow([panel, quantity.series or quantity.name, labels.get(name, name), found, error])
+    return file.getvalue()
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = command.parser(__doc__)
-    parser.add_argument("study", choices=["depth"])
-    parser.add_argument("run", help="a name under depths:")
+    parser.add_argument("study", help="a name under studies:")
     args = parser.parse_args(argv)
-
-    def work() -> None:
-        params = load_params(args.params)
-        cfg = command.choose(params.depths, args.run, "depths")
-        place = Layout()
-        paths = Paths(
-            place.root, place.run(args.run), place.data(params.runs[args.run].data),
-            place.report("depth", args.run), place.report("depth", args.run, ".csv"),
-        )  # fmt: skip
-        run(cfg, params.evaluate, paths, f"depths.{args.run}")
-
-    return command.run_command(work)
+    return command.run_command(lambda: run(load_params(args.params), args.study, Path(".")))
 
 
 if __name__ == "__main__":

@@ -131,9 +131,9 @@ def run(cfg: schema.Run, paths: Paths, key: str) -> None:
             },
         )
         artifacts.write_text(paths.curve, _csv(rows))
-        if cfg.depths:
+        if cfg.optimal_variance_steps:
             state.average.swap(model)
-            table = reverse_variance.estimate(model.eval(), train, cfg.depths, cfg.seed, device)
+            table = reverse_variance.estimate(model.eval(), train, cfg.optimal_variance_steps, cfg.seed, device)
             artifacts.write_json(paths.out / "variance.json", table)
         seconds = time.monotonic() - began
         artifacts.write_json(

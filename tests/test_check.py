@@ -108,12 +108,36 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
         "runs.daed.model.parts", "denoiser", ["daed", "trains a denoiser alone", "composed:"],
     ),
     "combination of an unknown run": (
-        "composed.daed-two-stage.denoiser", "dead", ["composed.daed-two-stage.denoiser is 'dead'", "did you mean 'daed'?"],
+        "composed.daed-two-stage.parts.denoiser", "dead",
+        ["composed.daed-two-stage.parts.denoiser is 'dead'", "did you mean 'daed'?"],
     ),
     "combination across data": (
-        "composed.daed-two-stage.generator", "latent", ["composed.daed-two-stage joins", "data/prepared", "data/latents/kl"],
+        "composed.daed-two-stage.parts.generator", "latent",
+        ["composed.daed-two-stage joins", "data/prepared", "data/latents/kl"],
     ),
-    "codec and run of one name": ("composed.vdm", {"denoiser": "daed", "generator": "ddpm"}, ["composed.vdm has the name of"]),
+    "combination of a family that has no parts": (
+        "composed.daed-two-stage.family", "vdm",
+        ["composed.daed-two-stage.family is 'vdm', whose models are not put together", "allowed: daed"],
+    ),
+    "combination of no family": (
+        "composed.daed-two-stage.family", "dead", ["composed.daed-two-stage.family is 'dead' (did you mean 'daed'?)"],
+    ),
+    "part that the family does not have": (
+        "composed.daed-two-stage.parts.encoder", "daed",
+        ["composed.daed-two-stage.parts is 'encoder'", "allowed: denoiser, generator"],
+    ),
+    "part that is not there": (
+        "composed.daed-two-stage.parts", {"denoiser": "daed"},
+        ["composed.daed-two-stage.parts.generator is missing", "put together from denoiser, generator"],
+    ),
+    "no part at all": ("composed.daed-two-stage.parts", {}, ["composed.daed-two-stage.parts is {}", "at least 1 item"]),
+    "part without a chain of discrete steps": (
+        "composed.daed-two-stage.parts.generator", "vdm", ["is 'vdm' of family vdm, which has no generator", "daed or ddpm"],
+    ),
+    "combination of one name with a run": (
+        "composed.vdm", {"family": "daed", "parts": {"denoiser": "daed", "generator": "ddpm"}},
+        ["composed.vdm has the name of"],
+    ),
 }  # fmt: skip
 
 
@@ -144,7 +168,7 @@ def test_a_generator_that_draws_cannot_be_guided(tmp_path: Path, capsys: pytest.
         ("samples.vdm-heun-3.sampler.kind", "dpmpp_2m"),
         ("samples.daed-two-stage-ddim-4.sampler", {"kind": "ancestral", "variance": "large", "spacing": "quadratic"}),
         ("runs.ddgan.training.batch", 36),
-        ("composed", {"daed-two-stage": {"denoiser": "daed", "generator": "daed"}}),
+        ("composed", {"daed-two-stage": {"family": "daed", "parts": {"denoiser": "daed", "generator": "daed"}}}),
     ],
 )
 def test_what_goes_together_is_allowed(where: str, value: Any, tmp_path: Path) -> None:

@@ -137,13 +137,15 @@ def test_combined_runs_and_latents_have_their_family(root: Path) -> None:
     training = {"steps": 10, "learning_rate": 1e-3}
     raw = cfg.model_dump(mode="json", by_alias=True) | {
         "codecs": {"kl": {"family": "autoencoder", "data": "data/prepared", "training": training}},
-        "composed": {"both": {"denoiser": "ddpm", "generator": "ddpm"}},
+        "composed": {"both": {"family": "daed", "parts": {"denoiser": "vdm-wide", "generator": "ddpm"}}},
     }
     raw["runs"]["latent"] = raw["runs"]["ddpm"] | {"data": "data/latents/kl"}
     read = type(cfg).model_validate(tuples(raw))
     assert [family(read, run) for run in ("ddpm", "vdm-wide", "both", "latent")] == ["ddpm", "vdm", "daed", "latent ddpm"]
     named = {**read.samples, "a": read.samples["ddpm-ddim"].model_copy(update={"run": "both"})}
     named["b"] = read.samples["ddpm-ddim"].model_copy(update={"run": "latent"})
+    alone = sections.trained(read.model_copy(update={"samples": {"a": named["a"]}}))
+    assert alone == {"vdm-wide": "train@vdm-wide", "ddpm": "train@ddpm"}
     found = sections.trained(read.model_copy(update={"samples": named}))
     assert found == {"ddpm": "train@ddpm", "vdm-wide": "train@vdm-wide", "kl": "codec@kl", "latent": "train@latent"}
 

@@ -12,16 +12,18 @@ import torch
 import yaml
 
 from pipeline import compose
-from pipeline.config import schema
+from pipeline.config import plugins, schema
+from pipeline.config.composed import composed_run
 from pipeline.config.load import load_params, read_block
 from pipeline.core import artifacts
 from pipeline.core.contracts import DataSpec
+from pipeline.core.layout import Layout
 from pipeline.core.random import RowRandom
 from pipeline.diffusion.gaussian import alpha_sigma
-from pipeline.families.daed import compose as daed_compose
 from pipeline.samplers.ancestral import Ancestral
 from pipeline.samplers.trajectory import trajectory
 from pipeline.store import models
+from tests.support.blocks import filled
 
 SPEC = DataSpec((1, 8, 8), 256, 10)
 NETWORK = {"kind": "unet", "widths": [16], "embedding": 8}
@@ -35,7 +37,7 @@ def run(family: str, **model: Any) -> dict[str, Any]:
     return {"family": family, "data": "data/prepared", "model": {"network": NETWORK, **model}, "training": TRAINING}
 
 
-PARAMS: dict[str, Any] = {
+PARAMS = filled({
     "data": {"kind": "digits"},
     "extractors": {
         "convnet": {
@@ -56,11 +58,29 @@ PARAMS: dict[str, Any] = {
     },
     "samples": {},
     "evaluate": {"extractor": "convnet"},
-}  # fmt: skip
+})  # fmt: skip
+
+
+def halves(denoiser: str, generator: str) -> schema.Composed:
+    return schema.Composed(family="daed", parts={"denoiser": denoiser, "generator": generator})
+
+
+def made_run(denoiser: dict[str, Any], generator: dict[str, Any]) -> schema.Run:
+    """What two run blocks come to."""
+    blocks = filled({"runs": {"d": denoiser, "g": generator}})["runs"]
+    return composed_run(
+        halves("d", "g"), {name: read_block(schema.Run, block, name) for name, block in blocks.items()}, "composed.x"
+    )[0]
+
+
+def checked(folder: Path, denoiser: str, generator: str) -> schema.Run:
+    """What params.yaml says that two runs come to, before anything is trained."""
+    read = params(folder, denoiser, generator)
+    return composed_run(read.composed["both-halves"], read.runs, "composed.both-halves")[0]
 
 
 def params(folder: Path, denoiser: str, generator: str) -> schema.Params:
-    values = {**copy.deepcopy(PARAMS), "composed": {"both-halves": {"denoiser": denoiser, "generator": generator}}}
+    values = {**copy.deepcopy(PARAMS), "composed": {"both-halves": halves(denoiser, generator).model_dump()}}
     (folder / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     return load_params(folder / "params.yaml")
 
@@ -73,7 +93,7 @@ def train(folder: Path, name: str, data: str = "a" * 64) -> models.Saved:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape))
-    out = folder / "runs" / name / "train"
+    out = Layout(folder).run(name)
     artifacts.write_tensors(out / "model.safetensors", model.state_dict())
     artifacts.write_json(
         out / "config.json",
@@ -93,15 +113,14 @@ def hash_of(name: str) -> int:
 
 
 def paths(folder: Path, denoiser: str, generator: str) -> compose.Paths:
-    ours, theirs = (folder / "runs" / name / "train" for name in (denoiser, generator))
-    return compose.Paths(ours, theirs, folder / "out")
+    parts = {part: Layout(folder).run(name) for part, name in halves(denoiser, generator).parts.items()}
+    return compose.Paths(parts, folder / "out")
 
 
 def composed(folder: Path, denoiser: str, generator: str) -> tuple[models.Saved, models.Saved, models.Saved]:
     """The denoiser's run, the generator's, and what comes of them."""
     ours, theirs = train(folder, denoiser), train(folder, generator)
-    parts = schema.Composed(denoiser=denoiser, generator=generator)
-    compose.run(parts, paths(folder, denoiser, generator), "composed.x")
+    compose.run(halves(denoiser, generator), paths(folder, denoiser, generator), "composed.x")
     return ours, theirs, models.load(folder / "out")
 
 
@@ -158,8 +177,7 @@ def test_what_is_written(tmp_path: Path) -> None:
 def test_other_pairs(denoiser: str, generator: str, kind: str, tmp_path: Path) -> None:
     """The chain is the generator's own where its first level is the denoiser's, or what is left of it above."""
     _, theirs, made = composed(tmp_path, denoiser, generator)
-    checked = daed_compose.composed_run(params(tmp_path, denoiser, generator), "both-halves")
-    assert checked.model_dump(mode="json")["model"] == made.config["run"]["model"]
+    assert checked(tmp_path, denoiser, generator).model_dump(mode="json") == made.config["run"]
     assert made.config["run"]["model"]["schedule"]["kind"] == kind
     table, whole = made.model.schedule.table, theirs.model.schedule.table
     assert table[1:].equal(whole[-len(table) + 1 :])
@@ -176,8 +194,8 @@ REFUSED = {
         "generator",
         "ddpm",
     ): "denoiser is 'generator', which trains a generator alone; allowed: a run with parts: both or denoiser",
-    ("ddpm", "ddpm"): "denoiser is 'ddpm' of family ddpm, which has no denoiser; allowed: daed",
-    ("both", "vdm"): "generator is 'vdm' of family vdm, which has no generator; allowed: daed or ddpm",
+    ("ddpm", "ddpm"): "denoiser is 'ddpm' of family ddpm, which has no denoiser; allowed: a run of family daed",
+    ("both", "vdm"): "generator is 'vdm' of family vdm, which has no generator; allowed: a run of family daed or ddpm",
     ("labelled", "ddpm"): "joins runs.labelled, whose labels is True, and runs.ddpm, whose labels is False",
 }
 
@@ -186,7 +204,7 @@ REFUSED = {
 def test_pairs_that_do_not_fit_are_refused_before_and_after_training(pair: tuple[str, str], tmp_path: Path) -> None:
     said = []
     with pytest.raises(ValueError) as error:
-        daed_compose.composed_run(params(tmp_path, *pair), "both-halves")
+        checked(tmp_path, *pair)
     said.append(str(error.value).replace("both-halves", "x"))
     with pytest.raises(ValueError) as error:
         composed(tmp_path, *pair)
@@ -199,14 +217,10 @@ def test_pairs_that_do_not_fit_are_refused_before_and_after_training(pair: tuple
 
 def test_a_generator_never_makes_levels_that_it_was_not_trained_for(tmp_path: Path) -> None:
     """A denoiser of less noise than the generator's lowest level: refused, though a DDPM of that chain would do."""
-    values = copy.deepcopy(PARAMS)
-    values["runs"]["low"] = run("daed", schedule={**COMBINED, "first": {"logsnr": 4.0}}, parts="denoiser")
-    runs = {name: read_block(schema.Run, block, name) for name, block in values["runs"].items()}
+    low = run("daed", schedule={**COMBINED, "first": {"logsnr": 4.0}}, parts="denoiser")
     with pytest.raises(ValueError, match=r"log-SNR 4 and .* nearest level has 2.1"):
-        daed_compose.compose(
-            schema.Composed(denoiser="low", generator="generator"), runs["low"], runs["generator"], "composed.x"
-        )
-    made = daed_compose.compose(schema.Composed(denoiser="low", generator="ddpm"), runs["low"], runs["ddpm"], "composed.x")
+        made_run(low, PARAMS["runs"]["generator"])
+    made = made_run(low, PARAMS["runs"]["ddpm"])
     assert made.model["schedule"]["first"]["logsnr"] == pytest.approx(4.0, abs=0.1)
 
 
@@ -217,32 +231,38 @@ def test_any_level_but_the_last_is_one_to_stop_at() -> None:
     for level, steps in ((1, 200), (2, 199), (199, 2)):
         first = {"logsnr": -float(table[level])}
         denoiser = run("daed", schedule={**COMBINED, "first": first}, parts="denoiser")
-        ours = read_block(schema.Run, denoiser, "denoiser")
-        made = daed_compose.compose(schema.Composed(denoiser="d", generator="g"), ours, ddpm, "composed.x")
+        made = made_run(denoiser, PARAMS["runs"]["ddpm"])
         assert models.build(made, SPEC, "x").schedule.table[1:].equal(table[level:]), level
         assert models.build(made, SPEC, "x").schedule.steps == steps
     denoiser = run("daed", schedule={**COMBINED, "first": {"logsnr": -float(table[200])}}, parts="denoiser")
-    ours = read_block(schema.Run, denoiser, "denoiser")
     with pytest.raises(ValueError, match=r"log-SNR -16.62 and .* nearest level has -9.709"):
-        daed_compose.compose(schema.Composed(denoiser="d", generator="g"), ours, ddpm, "composed.x")
+        made_run(denoiser, PARAMS["runs"]["ddpm"])
 
 
 def test_other_data_are_refused(tmp_path: Path) -> None:
     train(tmp_path, "denoiser"), train(tmp_path, "ddpm", "b" * 64)
-    parts = schema.Composed(denoiser="denoiser", generator="ddpm")
     with pytest.raises(ValueError, match=r"trained on data aaaaaaaa, and runs.ddpm, trained on data bbbbbbbb"):
-        compose.run(parts, paths(tmp_path, "denoiser", "ddpm"), "composed.x")
+        compose.run(halves("denoiser", "ddpm"), paths(tmp_path, "denoiser", "ddpm"), "composed.x")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     params(tmp_path, "denoiser", "ddpm")
     monkeypatch.chdir(tmp_path)
     assert compose.main(["both-halves"]) == 2
-    assert "runs/denoiser/train/model.safetensors does not exist" in capsys.readouterr().err
+    assert "runs/denoiser/model.safetensors does not exist" in capsys.readouterr().err
     train(tmp_path, "denoiser"), train(tmp_path, "ddpm")
     assert compose.main(["both-halves"]) == 0
-    first = (tmp_path / "runs/both-halves/train/model.safetensors").read_bytes()
+    first = (tmp_path / "runs/both-halves/model.safetensors").read_bytes()
     assert compose.main(["both-halves"]) == 0
-    assert (tmp_path / "runs/both-halves/train/model.safetensors").read_bytes() == first
+    assert (tmp_path / "runs/both-halves/model.safetensors").read_bytes() == first
     assert compose.main(["neither-half"]) == 2
     assert "composed has no 'neither-half'; allowed: both-halves" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("family", plugins.composable())
+def test_dvc_trains_every_part_first(family: str) -> None:
+    """dvc.yaml spells the parts, and runs one stage for every family."""
+    stage = yaml.safe_load((Path(__file__).parents[1] / "dvc.yaml").read_text(encoding="utf-8"))["stages"]["compose"]["do"]
+    found = {dependency for dependency in stage["deps"] if dependency.startswith("runs/")}
+    assert found == {f"runs/${{item.parts.{part}}}" for part in plugins.composer(family).PARTS}

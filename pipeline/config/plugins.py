@@ -1,7 +1,8 @@
-"""What params.yaml may name and is found in a folder: families, data sets, samplers. Nothing lists them by hand.
+"""What params.yaml may name and is found in a folder: families, data sets, samplers, studies. Nothing lists them by hand.
 
 A plug-in is a module with a `Config`, the pydantic type that reads its block: pipeline/families/<name>/model.py,
-pipeline/datasets/<name>.py, pipeline/samplers/<name>.py. Modules beside them without a `Config` are their helpers.
+pipeline/datasets/<name>.py, pipeline/samplers/<name>.py, pipeline/studies/<name>.py. Modules beside them without a `Config` are
+their helpers.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ from __future__ import annotations
 import importlib
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.core.contracts import Composer
 
 PIPELINE = Path(__file__).parents[1]
 _HAS_CONFIG = re.compile(r"^(class Config\b|Config\b.*=)", re.MULTILINE)
@@ -35,6 +39,22 @@ def module(room: str, name: str) -> Any:
 def family(name: str) -> Any:
     """pipeline/families/<name>/model.py: `Config`, `Model`, `build(cfg, spec)`."""
     return module("families", name)
+
+
+def families_with(role: type) -> list[str]:
+    """The families whose models have a role of core/contracts.py. Imports all of them."""
+    return [name for name in names("families") if issubclass(family(name).Model, role)]
+
+
+def composable() -> list[str]:
+    """The families whose models can be put together from trained runs. Nothing is imported."""
+    return [name for name in names("families") if (PIPELINE / "families" / name / "compose.py").is_file()]
+
+
+def composer(name: str) -> Composer:
+    """pipeline/families/<name>/compose.py, imported. `name` is one of `composable()`."""
+    found: Composer = importlib.import_module(f"pipeline.families.{name}.compose")
+    return found
 
 
 def dataset(name: str) -> Any:

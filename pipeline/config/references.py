@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.config import plugins
-from pipeline.config.errors import unknown
+from pipeline.config.errors import listed, unknown
 from pipeline.core.layout import LATENTS, PREPARED, latents_of
 
 if TYPE_CHECKING:
@@ -23,16 +23,24 @@ def check_references(params: Params) -> None:
                     "filed under them"
                 )
             taken[name] = role
-    for name, parts in params.composed.items():
-        for part, run_name in (("denoiser", parts.denoiser), ("generator", parts.generator)):
-            if run_name not in params.runs:
-                raise unknown(f"composed.{name}.{part}", run_name, list(params.runs))
-        ours, theirs = params.runs[parts.denoiser].data, params.runs[parts.generator].data
-        if ours != theirs:
+    for name, composed in params.composed.items():
+        if composed.family not in plugins.names("families"):
+            raise unknown(f"composed.{name}.family", composed.family, plugins.composable())
+        if composed.family not in plugins.composable():
             raise ValueError(
-                f"composed.{name} joins runs.{parts.denoiser} of {ours} and runs.{parts.generator} of {theirs}; allowed: "
-                "two runs of the same data"
+                f"composed.{name}.family is {composed.family!r}, whose models are not put together from trained runs; allowed: "
+                f"{listed(plugins.composable())}"
             )
+        for part, run_name in composed.parts.items():
+            if run_name not in params.runs:
+                raise unknown(f"composed.{name}.parts.{part}", run_name, list(params.runs))
+        first, *others = params.trained(name)
+        for other in others:
+            ours, theirs = params.runs[first].data, params.runs[other].data
+            if ours != theirs:
+                raise ValueError(
+                    f"composed.{name} joins runs.{first} of {ours} and runs.{other} of {theirs}; allowed: runs of the same data"
+                )
     for role, block in (("runs", params.runs), ("codecs", params.codecs), ("extractors", params.extractors)):
         for name, run in block.items():
             codec = latents_of(run.data)
@@ -46,15 +54,14 @@ def check_references(params: Params) -> None:
     for name, sample in params.samples.items():
         if sample.run not in {**params.runs, **params.composed}:
             raise unknown(f"samples.{name}.run", sample.run, [*params.runs, *params.composed])
-    for role, names in (("bounds", params.bounds), ("depths", params.depths)):
-        for name in names:
-            if name not in params.runs:
-                raise unknown(f"{role}.{name}", name, list(params.runs))
-    for name in params.depths:
-        if not params.runs[name].depths:
-            raise ValueError(
-                f"depths.{name} studies a run without depths; add runs.{name}.depths, such as [4, 8, 16], or remove it"
-            )
+    for name in params.bounds:
+        if name not in params.runs:
+            raise unknown(f"bounds.{name}", name, list(params.runs))
+    for name, study in params.studies.items():
+        if study.kind not in plugins.names("studies"):
+            raise unknown(f"studies.{name}.kind", study.kind, plugins.names("studies"))
+        if study.run not in {**params.runs, **params.composed}:
+            raise unknown(f"studies.{name}.run", study.run, [*params.runs, *params.composed])
     if params.evaluate.extractor not in [*params.extractors, "inception"]:
         raise unknown("evaluate.extractor", params.evaluate.extractor, [*params.extractors, "inception"])
     if params.evaluate.extractor == "inception" and params.evaluate.inception_weights is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from pipeline.config.base import Fraction, Name, NotNegative, Positive, StrictConfig
 from pipeline.config.references import check_references
@@ -93,13 +93,14 @@ class Training(StrictConfig):
 class Run(StrictConfig):
     """One model to train. `family: vdm` names the module pipeline/families/vdm, whose Config reads `model`.
 
-    `depths`: numbers of steps for which the optimal reverse variances are estimated after training and stored with the model.
+    `optimal_variance_steps`: numbers of steps T for which the optimal reverse variances are estimated after training and stored
+    with the model.
     """
 
     family: str
     data: str
     seed: NotNegative
-    depths: tuple[Positive, ...] = ()
+    optimal_variance_steps: tuple[Positive, ...] = ()
     model: dict[str, Any]
     training: Training
 
@@ -115,10 +116,13 @@ class Codec(Run):
 
 
 class Composed(StrictConfig):
-    """A model put together from two trained runs: `denoiser` makes the last step, `generator` those before (DAED)."""
+    """A model of `family` put together from trained runs.
 
-    denoiser: Name
-    generator: Name
+    `parts`: what each run gives, in the words of pipeline/families/<family>/compose.py, and the run's name.
+    """
+
+    family: str
+    parts: Annotated[dict[str, Name], Field(min_length=1)]
 
 
 class Sample(StrictConfig):
@@ -136,13 +140,18 @@ class Sample(StrictConfig):
     seed: NotNegative
 
 
-class Depth(StrictConfig):
-    """How a run is studied at its `depths`: bits/dim on `images` test images with `times` steps each, FD on `samples`."""
+class Study(StrictConfig):
+    """A question to the trained model `run`. The module pipeline/studies/<kind>.py reads the rest by its Config."""
 
-    images: Annotated[int, Field(ge=2)]
-    times: Annotated[int, Field(ge=2)]
-    samples: Annotated[int, Field(ge=2)]
-    seed: NotNegative
+    model_config = ConfigDict(extra="allow")
+
+    kind: str
+    run: Name
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The whole block, with the values that belong to the module."""
+        return self.model_dump()
 
 
 class Bound(StrictConfig):
@@ -179,7 +188,7 @@ class Params(StrictConfig):
     composed: dict[Name, Composed] = Field(default_factory=dict)
     samples: dict[Name, Sample]
     bounds: dict[Name, Bound] = Field(default_factory=dict)
-    depths: dict[Name, Depth] = Field(default_factory=dict)
+    studies: dict[Name, Study] = Field(default_factory=dict)
     evaluate: Evaluate
 
     @model_validator(mode="after")
@@ -189,12 +198,12 @@ class Params(StrictConfig):
 
     def family(self, run: str) -> str:
         """The family of an entry of runs: or composed:."""
-        return "daed" if run in self.composed else self.runs[run].family
+        return self.composed[run].family if run in self.composed else self.runs[run].family
 
     def data_of(self, run: str) -> str:
         """The data directory of an entry of runs: or composed:."""
-        return self.runs[self.trained(run)].data
+        return self.runs[self.trained(run)[0]].data
 
-    def trained(self, run: str) -> str:
-        """The entry of runs: that an entry of runs: or composed: is, or has its generator from."""
-        return self.composed[run].generator if run in self.composed else run
+    def trained(self, run: str) -> list[str]:
+        """The entries of runs: that an entry of runs: or composed: is, or is put together from; all are on the same data."""
+        return list(dict.fromkeys(self.composed[run].parts.values())) if run in self.composed else [run]

@@ -9,11 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from pipeline.config.family import FamilyConfig
     from pipeline.diffusion.gaussian import Reverse
     from pipeline.diffusion.schedule import NoiseSchedule
 
@@ -156,6 +157,20 @@ class FiniteStepModel(ABC):
         """q(z_s | z_t, x) for times s < t, each (B,), at one draw of z_t."""
 
 
+class DiscreteChainModel(ABC):
+    """A model with a network that goes from noise down a chain of discrete steps, and can do so within another model.
+
+    `chain_group`: the optimizer group that trains the network. The model's configuration has `schedule`, `prediction`,
+    `variance`, `network`, `labels` and `label_dropout`, which mean what they mean for DDPM.
+    """
+
+    chain_group: ClassVar[str]
+
+    @abstractmethod
+    def chain_network(self) -> nn.Module:
+        """(z_t, the schedule's input at t, classes) -> the prediction, with the channels of a learned variance behind it."""
+
+
 class FeatureExtractor(ABC):
     """A classifier whose penultimate features are a metric space."""
 
@@ -195,3 +210,37 @@ class Codec(ABC):
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
         """Latent -> (B, C, H, W)."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A trained run as the family sees it that takes it over: its name under runs:, its family, its `model` block."""
+
+    run: str
+    family: str
+    config: FamilyConfig
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What parts come to.
+
+    model: the `model` block. origins: optimizer group -> the part that it comes from, and its group there. trained_as: the
+    part whose seed, training block and precision stand for the whole.
+    """
+
+    model: Mapping[str, Any]
+    origins: Mapping[str, tuple[str, str]]
+    trained_as: str
+
+
+class Composer(Protocol):
+    """pipeline/families/<name>/compose.py of a family whose models can be put together from trained runs, named by part."""
+
+    PARTS: tuple[str, ...]
+
+    def compose(self, parts: Mapping[str, Part], key: str) -> Composition:
+        """Raises ValueError, beginning with `key`, where parts do not fit. It is asked before anything is trained."""
+
+    def put_together(self, model: Trainable, parts: Mapping[str, Trainable]) -> None:
+        """Gives `model`, built of what `compose` said, the weights of the parts."""

@@ -1,6 +1,6 @@
 """A continuous-time model as a chain of T steps: the bound for that T, and the reverse variance that makes it tightest.
 
-DiffEnc leaves sigma_P != sigma_Q at finite depth to future work; these are its eq. 7-9 and appendix F. d is the number of
+DiffEnc leaves sigma_P != sigma_Q at finite T to future work; these are its eq. 7-9 and appendix F. d is the number of
 dimensions, w = sigma_Q^2 / sigma_P^2.
 """
 

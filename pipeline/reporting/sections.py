@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.config.schema import Params
 from pipeline.core.layout import Layout, latents_of
-from pipeline.reporting import depth
+from pipeline.reporting import studies as studied
 from pipeline.reporting.conclusion import HOW
 from pipeline.reporting.findings import EXPLANATION, finding_columns
 from pipeline.reporting.page import Card, Cards, Code, Facts, Figure, Folded, Paragraph, Part, Picture, Section, Table
@@ -126,14 +126,13 @@ def training(cfg: Params, root: Path) -> Section:
 
 
 def trained(cfg: Params) -> dict[str, str]:
-    """What the samples rest on that was trained, with the stage that trains it: runs, halves of composed ones, codecs."""
+    """What the samples rest on that was trained, with the stage that trains it: runs, parts of composed ones, codecs."""
     names: dict[str, str] = {}
     for run in dict.fromkeys(sample.run for sample in cfg.samples.values()):
         codec = latents_of(cfg.data_of(run))
         if codec is not None:
             names[codec] = f"codec@{codec}"
-        halves = cfg.composed.get(run)
-        names |= {name: f"train@{name}" for name in ([run] if halves is None else [halves.denoiser, halves.generator])}
+        names |= {name: f"train@{name}" for name in cfg.trained(run)}
     return names
 
 
@@ -156,20 +155,15 @@ def findings(comparison: Source) -> Section:
     return Section(title, [table, Paragraph(EXPLANATION, soft=True)])
 
 
-def depths(comparison: Source) -> list[Section]:
-    caption = "The bound loosens as T falls, and far less so with the variance that is optimal for that T."
-    return [
-        Section(
-            title,
-            [
-                Table(title, depth.columns(), {"depths": study["rows"]}),
-                Figure(f"depth-{name}", depth.figure(study["rows"]), caption),
-                Paragraph(depth.meaning(study), soft=True),
-            ],
-        )
-        for name, study in comparison.get("depths").items()
-        for title in [f"{name} as a chain of T steps"]
-    ]
+def studies(root: Path, comparison: Source) -> list[Section]:
+    found = []
+    for name, study in comparison.get("studies").items():
+        title, svg = study["title"], studied.figure(Layout(root), name, study)
+        parts: list[Part] = [Table(title, studied.columns(study), {"studies": study["rows"]})]
+        if svg is not None:
+            parts.append(Figure(f"study-{name}", svg, study["caption"]))
+        found.append(Section(title, [*parts, Paragraph(study["explanation"], soft=True)]))
+    return found
 
 
 def provenance(cfg: Params, comparison: Source) -> Section:
@@ -179,7 +173,7 @@ def provenance(cfg: Params, comparison: Source) -> Section:
     used = cfg.model_dump(
         mode="json",
         by_alias=True,
-        include={"data", "extractors", "codecs", "runs", "composed", "samples", "bounds", "evaluate"},
+        include={"data", "extractors", "codecs", "runs", "composed", "samples", "bounds", "studies", "evaluate"},
     )
     origin = {
         "data hash": measured["data"],

@@ -80,11 +80,6 @@ class Sampler(StrictConfig):
                     words.append(f"{name} {value:g}" if isinstance(value, int | float) else str(value))
         return " ".join(words)
 
-    @property
-    def estimated(self) -> bool:
-        """Whether it walks with reverse variances that were estimated for its number of steps and stored with the model."""
-        return False
-
     def evaluations(self, times: Tensor) -> int:
         """How often the network is evaluated for an image on this grid, (steps + 1,)."""
         return len(times) - 1

@@ -44,6 +44,13 @@ def build(run: schema.Run, spec: DataSpec, key: str) -> Trainable:
     return model
 
 
+def data_spec(described: Mapping[str, Any]) -> DataSpec:
+    """Of the data that a model was trained on. `described`: its config.json."""
+    data = described["data"]
+    channels, height, width = data["shape"]
+    return DataSpec((channels, height, width), data["levels"], data["classes"])
+
+
 def load(folder: str | Path, device: torch.device | str = "cpu") -> Saved:
     """The model in `folder`. Raises ValueError when it is not there."""
     folder = Path(folder)
@@ -55,14 +62,12 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Saved:
     run = read_block(kind, described["run"], str(folder / "config.json"))
     table = folder / "variance.json"
     variances = artifacts.read_json(table) if table.is_file() else {}
-    shape = described["data"]["shape"]
-    spec = DataSpec((shape[0], shape[1], shape[2]), described["data"]["levels"], described["data"]["classes"])
-    model = build(run, spec, str(folder))
+    model = build(run, data_spec(described), str(folder))
     model.load_state_dict(artifacts.read_tensors(weights))
     return Saved(
         model.to(device).eval(),
         described,
         artifacts.hash_file(weights),
-        {int(depth): torch.tensor(values, dtype=torch.float64, device=device) for depth, values in variances.items()},
+        {int(steps): torch.tensor(values, dtype=torch.float64, device=device) for steps, values in variances.items()},
         read_model(run, str(folder)),
     )

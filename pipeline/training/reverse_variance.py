@@ -17,21 +17,21 @@ FEWEST_IMAGES = 16
 
 @torch.inference_mode()
 def estimate(
-    model: Generative, split: Split, depths: tuple[int, ...], seed: int, device: torch.device
+    model: Generative, split: Split, chains: tuple[int, ...], seed: int, device: torch.device
 ) -> dict[int, list[float]]:
-    """Depth T -> sigma_P^2 of its T steps, first that from t = 1.
+    """T, one of `chains` -> sigma_P^2 of its T steps, first that from t = 1.
 
-    Each step is measured on its own images, about 2048 evaluations for all steps of a depth: a variance is a mean over many
+    Each step is measured on its own images, about 2048 evaluations for all steps of a chain: a variance is a mean over many
     dimensions already. Arithmetic is float32, never autocast.
     """
     dimensions = int(np.prod(split.images.shape[1:]))
-    counts = {depth: min(max(EVALUATIONS // depth, FEWEST_IMAGES), len(split)) for depth in depths}
+    counts = {steps: min(max(EVALUATIONS // steps, FEWEST_IMAGES), len(split)) for steps in chains}
     table: dict[int, list[float]] = {}
-    with Progress(sum(depth * count for depth, count in counts.items()), "evaluations", "optimal variance") as progress:
-        for depth, count in counts.items():
-            times = model.schedule.times(depth, "trailing").to(device)
+    with Progress(sum(steps * count for steps, count in counts.items()), "evaluations", "optimal variance") as progress:
+        for steps, count in counts.items():
+            times = model.schedule.times(steps, "trailing").to(device)
             variances: list[float] = []
-            for step in range(depth):
+            for step in range(steps):
                 rows = (np.arange(count) + step * count) % len(split)
                 squared: list[torch.Tensor] = []
                 for first in range(0, count, 128):
@@ -41,5 +41,5 @@ def estimate(
                     squared.append(found)
                     progress.update(len(batch.x))
                 variances.append(float(optimal_variance(torch.cat(squared), variance_q[0], dimensions)))
-            table[depth] = variances
+            table[steps] = variances
     return table

@@ -16,6 +16,7 @@ from pipeline.core.contracts import (
     Batch,
     Codec,
     DataSpec,
+    DiscreteChainModel,
     FeatureExtractor,
     FiniteStepModel,
     Generative,
@@ -93,7 +94,13 @@ def test_every_family_has_a_block(family):
 
 
 @pytest.mark.parametrize(
-    ("role", "method"), [(Generative, "reverse"), (LikelihoodModel, "prior_and_reconstruction"), (FiniteStepModel, "posterior")]
+    ("role", "method"),
+    [
+        (Generative, "reverse"),
+        (LikelihoodModel, "prior_and_reconstruction"),
+        (FiniteStepModel, "posterior"),
+        (DiscreteChainModel, "chain_network"),
+    ],
 )
 def test_a_family_has_the_role_whose_methods_it_has(role, method):
     """A model that can do what its classes do not say would be passed over by every test of that role, and by stages too."""
@@ -111,6 +118,23 @@ def test_a_family_is_config_model_and_build(key):
     assert isinstance(built, Generative | FeatureExtractor | Codec)
     with pytest.raises(ValueError, match="is not a known key"):
         read_block(module.Config, {**BLOCKS[key].model, "no_such_key": 1}, key)
+
+
+@having(DiscreteChainModel)
+def test_the_network_of_a_chain_can_be_taken_over(key):
+    """Its group trains it, and the configuration says how to build it, to read its output and to walk its chain."""
+    model, block = build(key), read_model(BLOCKS[key], key)
+    assert model.chain_group in model.optimizer_group_names
+    trained = {id(parameter) for parameter in model.optimizer_groups()[model.chain_group].parameters()}
+    assert trained == {id(parameter) for parameter in model.chain_network().parameters()}
+    outputs = SPEC.shape[0] * (2 if block.variance == "learned" else 1)
+    again = block.network.build(SPEC, outputs, block.labels)
+    assert {name: value.shape for name, value in again.state_dict().items()} == {
+        name: value.shape for name, value in model.chain_network().state_dict().items()
+    }
+    assert block.schedule.build().table.equal(model.schedule.table)
+    assert block.prediction in ("eps", "x", "v")
+    assert 0 <= block.label_dropout < 1
 
 
 @every

@@ -134,3 +134,8 @@ def _copy(values: Any) -> Any:
     if isinstance(values, Mapping):
         return {key: _copy(value) for key, value in values.items()}
     return type(values)(_copy(value) for value in values) if isinstance(values, list | tuple) else values
+
+
+def another_key(name: str) -> str:
+    """A key that no block has, near to `name`."""
+    return f"{name}-x"

@@ -1,17 +1,26 @@
-"""The run that a combination comes to: the denoiser of one run, the generator of another, and whether they meet.
+"""DAED from two trained runs: the denoiser of one, the generator of another, and whether they meet.
 
-All of it follows from params.yaml, so that halves that do not fit are refused before anything is trained.
+The denoiser comes from a `daed` run, the generator from a run of any family with a chain of discrete steps. The generator's
+chain is cut off at its level nearest to the noise that the denoiser was trained on.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from pipeline.config import plugins, schema
-from pipeline.config.load import read_block
+from pipeline.config import plugins
+from pipeline.core.contracts import Composition, DiscreteChainModel, Part, Trainable
+from pipeline.families.daed import model as daed
 
 if TYPE_CHECKING:
-    from pipeline.families.daed import model as daed
+    from pipeline.diffusion.discrete import Variance
+    from pipeline.diffusion.prediction import Prediction
+    from pipeline.diffusion.schedule import Discrete
+    from pipeline.families.daed.schedule import Split
+    from pipeline.networks.choice import Network
+
+PARTS = ("denoiser", "generator")
 
 # How far a log-SNR may lie from the denoiser's own: noise of 5 % more or less standard deviation, which the denoiser takes
 # for its own. Near beta_1 = 0.1 the levels of a cosine chain of T steps are about 10/T apart, so that chains of more than 50
@@ -19,26 +28,39 @@ if TYPE_CHECKING:
 LEVEL_TOLERANCE = 0.1
 
 
-def composed_run(params: schema.Params, name: str) -> schema.Run:
-    """The run that composed.NAME comes to, from params.yaml alone. Raises ValueError as the stage would. Imports torch."""
-    parts = params.composed[name]
-    return compose(parts, params.runs[parts.denoiser], params.runs[parts.generator], f"composed.{name}")
+class ChainConfig(Protocol):
+    """What the configuration of every DiscreteChainModel has."""
+
+    @property
+    def schedule(self) -> Discrete | Split: ...
+
+    @property
+    def prediction(self) -> Prediction: ...
+
+    @property
+    def variance(self) -> Variance: ...
+
+    @property
+    def network(self) -> Network: ...
+
+    @property
+    def labels(self) -> bool: ...
+
+    @property
+    def label_dropout(self) -> float: ...
 
 
-def compose(parts: schema.Composed, denoiser: schema.Run, generator: schema.Run, key: str) -> schema.Run:
-    """A run of family daed with the first network of one run and the other of the other.
+def compose(parts: Mapping[str, Part], key: str) -> Composition:
+    """The first network of one run and the other of the other.
 
     Raises ValueError where a half is missing, where one knows labels and the other does not, and where no level of the
     generator's chain is within LEVEL_TOLERANCE of the denoiser's in log-SNR.
     """
-    from pipeline.families.daed import model as daed
-
-    ours = _half(denoiser, "denoiser", ("daed",), f"{key}.denoiser is {parts.denoiser!r}")
-    theirs = _half(generator, "generator", ("daed", "ddpm"), f"{key}.generator is {parts.generator!r}")
+    ours, theirs = _denoiser(parts["denoiser"], key), _generator(parts["generator"], key)
     if ours.labels != theirs.labels:
         raise ValueError(
-            f"{key} joins runs.{parts.denoiser}, whose labels is {ours.labels}, and runs.{parts.generator}, whose labels is "
-            f"{theirs.labels}; allowed: the same in both"
+            f"{key} joins runs.{parts['denoiser'].run}, whose labels is {ours.labels}, and runs.{parts['generator'].run}, "
+            f"whose labels is {theirs.labels}; allowed: the same in both"
         )
     schedule = ours.schedule.build()
     level = ours.denoiser_level
@@ -55,33 +77,62 @@ def compose(parts: schema.Composed, denoiser: schema.Run, generator: schema.Run,
         # Both must have seen images without a class for guidance to make sense of both.
         "label_dropout": min(ours.label_dropout, theirs.label_dropout),
     }
-    read_block(daed.Config, model, key)
-    return schema.Run(family="daed", data=generator.data, seed=generator.seed, model=model, training=generator.training)
+    group = plugins.family(parts["generator"].family).Model.chain_group
+    return Composition(model, {"denoiser": ("denoiser", "denoiser"), "generator": ("generator", group)}, "generator")
 
 
-def _half(run: schema.Run, part: str, families: tuple[str, ...], key: str) -> Any:
-    """The model block of a run that has the part."""
-    if run.family not in families:
-        raise ValueError(f"{key} of family {run.family}, which has no {part}; allowed: {' or '.join(families)}")
-    model = read_block(plugins.family(run.family).Config, run.model, f"{key}: model")
-    if run.family == "daed" and model.parts not in ("both", part):
-        raise ValueError(f"{key}, which trains a {model.parts} alone; allowed: a run with parts: both or {part}")
-    return model
+def put_together(model: Trainable, parts: Mapping[str, Trainable]) -> None:
+    """Gives `model` the denoiser of the one part and the chain's network of the other."""
+    denoiser, generator = parts["denoiser"], parts["generator"]
+    assert isinstance(model, daed.Model)
+    assert isinstance(denoiser, daed.Model)
+    assert isinstance(generator, DiscreteChainModel)
+    model.denoiser.load_state_dict(denoiser.denoiser.state_dict())
+    model.generator.load_state_dict(generator.chain_network().state_dict())
 
 
-def _chain(ours: daed.Config, theirs: Any, parts: schema.Composed, key: str) -> dict[str, Any]:
-    """The schedule block of the generator's chain from its level nearest to the denoiser's on.
+def _denoiser(part: Part, key: str) -> daed.Config:
+    """The model block of a run that has a denoiser."""
+    if not isinstance(part.config, daed.Config):
+        raise ValueError(
+            f"{key}.parts.denoiser is {part.run!r} of family {part.family}, which has no denoiser; allowed: a run of family "
+            "daed"
+        )
+    _has(part, "denoiser", key)
+    return part.config
 
-    theirs: the generator's model block, of any family that `_half` lets through: their schedules are tables of levels.
-    """
+
+def _generator(part: Part, key: str) -> ChainConfig:
+    """The model block of a run that has a generator."""
+    if not issubclass(plugins.family(part.family).Model, DiscreteChainModel):
+        allowed = " or ".join(plugins.families_with(DiscreteChainModel))
+        raise ValueError(
+            f"{key}.parts.generator is {part.run!r} of family {part.family}, which has no generator; allowed: a run of family "
+            f"{allowed}"
+        )
+    _has(part, "generator", key)
+    return cast(ChainConfig, part.config)
+
+
+def _has(part: Part, name: str, key: str) -> None:
+    """Refuses a run of DAED that trains the other half alone."""
+    if isinstance(part.config, daed.Config) and part.config.parts not in ("both", name):
+        raise ValueError(
+            f"{key}.parts.{name} is {part.run!r}, which trains a {part.config.parts} alone; allowed: a run with parts: both or "
+            f"{name}"
+        )
+
+
+def _chain(ours: daed.Config, theirs: ChainConfig, parts: Mapping[str, Part], key: str) -> dict[str, Any]:
+    """The schedule block of the generator's chain from its level nearest to the denoiser's on."""
     noise = -float(ours.schedule.build().table[1])
     levels = -theirs.schedule.build().table[1:-1]  # the last level is not one to stop at: a step must be left
     nearest = int((levels - noise).abs().argmin())
     found = float(levels[nearest])
     if abs(found - noise) > LEVEL_TOLERANCE:
         raise ValueError(
-            f"{key} joins a denoiser (runs.{parts.denoiser}) of log-SNR {noise:.4g} and a generator (runs.{parts.generator}) "
-            f"whose nearest level has {found:.4g}; allowed: at most {LEVEL_TOLERANCE} apart"
+            f"{key} joins a denoiser (runs.{parts['denoiser'].run}) of log-SNR {noise:.4g} and a generator "
+            f"(runs.{parts['generator'].run}) whose nearest level has {found:.4g}; allowed: at most {LEVEL_TOLERANCE} apart"
         )
     whole = theirs.schedule.model_dump(mode="json")
     if nearest == 0:

@@ -23,6 +23,7 @@ from pipeline.core.contracts import (
     Batch,
     DataSpec,
     DiffusionTerm,
+    DiscreteChainModel,
     Generative,
     LikelihoodModel,
     Loss,
@@ -94,8 +95,9 @@ class Config(Guidable):
             )
 
 
-class Model(Trainable, Generative, LikelihoodModel):
+class Model(Trainable, Generative, LikelihoodModel, DiscreteChainModel):
     optimizer_group_names: ClassVar[tuple[str, ...]] = ("denoiser", "generator")
+    chain_group: ClassVar[str] = "generator"
     schedule: TwoPartSchedule
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
@@ -111,6 +113,11 @@ class Model(Trainable, Generative, LikelihoodModel):
 
     def optimizer_groups(self) -> Mapping[str, nn.Module]:
         return {name: getattr(self, name) for name in self.optimizer_group_names if self.config.parts in ("both", name)}
+
+    def chain_network(self) -> nn.Module:
+        """The generator, which ends at level 1. A denoiser alone has none."""
+        assert self.config.parts != "denoiser"
+        return self.generator
 
     def loss(self, group: str, batch: Batch, step: int, rng: Random) -> Loss:
         """Zero in the rows whose step is the other group's, so that both optimizer_groups' batch means add up to the objective.

@@ -9,7 +9,7 @@ be predicted (Salimans and Ho 2022); the history of losses is part of the checkp
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -20,6 +20,7 @@ from pipeline.core.contracts import (
     Batch,
     DataSpec,
     DiffusionTerm,
+    DiscreteChainModel,
     Generative,
     LikelihoodModel,
     Loss,
@@ -72,7 +73,9 @@ class Config(Guidable):
             )
 
 
-class Model(Trainable, Generative, LikelihoodModel):
+class Model(Trainable, Generative, LikelihoodModel, DiscreteChainModel):
+    chain_group: ClassVar[str] = "model"
+
     def __init__(self, config: Config, spec: DataSpec) -> None:
         super().__init__()
         self.config, self.spec = config, spec
@@ -83,6 +86,9 @@ class Model(Trainable, Generative, LikelihoodModel):
 
     def optimizer_groups(self) -> Mapping[str, nn.Module]:
         return {"model": self}
+
+    def chain_network(self) -> nn.Module:
+        return self.network
 
     def loss(self, group: str, batch: Batch, step: int, rng: Random) -> Loss:
         """`simple` is per dimension; `vlb` is in bits/dim, an unbiased estimate of the bound without its prior term."""
