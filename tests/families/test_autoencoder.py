@@ -231,7 +231,7 @@ def test_validation_needs_no_gradients_and_leaves_the_adversarial_term_out() -> 
     assert set(found.parts) == set(loss(made.train(), data, step=100).parts), "every line of the curve has the same columns"
 
 
-def test_players() -> None:
+def test_groups() -> None:
     assert list(model().optimizer_groups()) == ["autoencoder"]
     assert list(model(KL(discriminator=ADVERSARY)).optimizer_groups()) == ["autoencoder", "discriminator"]
 

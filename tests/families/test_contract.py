@@ -218,7 +218,7 @@ def test_an_untrained_loss_is_of_a_size_to_train_on(key):
 
 
 @every
-def test_gradients_reach_every_parameter_of_a_player(key):
+def test_gradients_reach_every_parameter_of_a_group(key):
     model = stirred(key).train()
     for group, owned in model.optimizer_groups().items():
         model.zero_grad(set_to_none=True)

@@ -148,7 +148,7 @@ def test_the_denoiser_sees_the_first_step_alone_and_the_generator_all_others(sam
     assert set(flat(seen["generator"])) <= set(others.tolist())
 
 
-def test_a_batch_without_a_row_of_a_player_has_a_gradient_of_zeros():
+def test_a_batch_without_a_row_of_a_group_has_a_gradient_of_zeros():
     built = stirred(time_sampling="uniform", schedule={"kind": "cosine-beta", "steps": 1000}).train()
     seen = watch(built)
     loss = built.loss("denoiser", batch(4), 1, KeyedRandom(0, 1))
@@ -162,7 +162,7 @@ def test_a_batch_without_a_row_of_a_player_has_a_gradient_of_zeros():
 
 
 @pytest.mark.parametrize("objective", ["simple", "vlb"])
-def test_gradients_reach_every_parameter_of_a_player_and_none_of_the_other(objective):
+def test_gradients_reach_every_parameter_of_a_group_and_none_of_the_other(objective):
     built = stirred(objective=objective, variance="learned" if objective == "vlb" else "small", labels=True).train()
     for group, other in (PLAYERS, PLAYERS[::-1]):
         built.zero_grad(set_to_none=True)

@@ -113,7 +113,7 @@ def test_fakes_come_from_the_posterior():
     assert np.corrcoef(residual.flatten(), z_t[time == 1].flatten())[0, 1] == pytest.approx(0, abs=0.02)
 
 
-def test_players_draw_their_own_numbers():
+def test_groups_draw_their_own_numbers():
     made = model()
     made.discriminator = critic = Recorded(0.1)
     for group in made.optimizer_groups():

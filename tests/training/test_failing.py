@@ -17,6 +17,7 @@ from pipeline.core import artifacts
 from pipeline.core.contracts import Batch, Loss, Random, Trainable
 from pipeline.store import models
 from pipeline.store.data import write_data
+from tests.support import blocks
 
 
 class Spoils(Trainable):
@@ -52,7 +53,7 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> train.Paths:
 def run(monkeypatch: Any, last_good: int, ails: bool) -> schema.Run:
     monkeypatch.setattr(models, "build", lambda cfg, spec, key: Spoils(last_good, ails))
     training = {"steps": 30, "batch": 4, "learning_rate": 0.1, "checkpoint_every": 3, "patience": 5, "precision": "float32"}
-    return schema.Run(family="vdm", data="unused", training=schema.Training.model_validate(training))
+    return blocks.run("vdm", training=training)
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,16 @@ from pipeline.store import models
 from pipeline.store.data import write_data
 from pipeline.store.splits import Split
 from pipeline.training import loop
+from tests.support.blocks import data as data_block
+from tests.support.blocks import run as run_block
+from tests.support.blocks import training
 
 CPU = torch.device("cpu")
 
 
 def settings(**values: object) -> schema.Training:
     base = {"steps": 40, "batch": 8, "learning_rate": 0.01, "warmup": 0, "lr_cooldown_fraction": 0.0, "precision": "float32"}
-    return schema.Training.model_validate({**base, **values})
+    return training(**{**base, **values})
 
 
 class Duel(Trainable):
@@ -82,10 +85,10 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
     return Split(made, "train")
 
 
-def test_two_players_move_in_turn_with_their_own_losses(split: Split) -> None:
+def test_two_groups_move_in_turn_with_their_own_losses(split: Split) -> None:
     model = Duel()
     cfg = settings(learning_rate=0.1, steps=300)
-    reports = list(loop.fit(split, loop.State(model, cfg), cfg, seed=0, where=CPU))
+    reports = list(loop.fit(split, loop.State(model, cfg), cfg, seed=0, device=CPU))
     order = [(group, step) for group, step, _, _ in model.seen[:4]]
     assert order == [("target", 1), ("chaser", 1), ("target", 2), ("chaser", 2)]
     first, second = model.seen[:2]
@@ -103,11 +106,11 @@ def test_two_players_move_in_turn_with_their_own_losses(split: Split) -> None:
     assert [report.step for report in reports] == list(range(1, 301))
 
 
-def test_clips_are_counted_per_player(split: Split) -> None:
+def test_clips_are_counted_per_group(split: Split) -> None:
     """The target's gradient, 2 |w - 3|, starts at 4 and falls below 1 on the way; the chaser's, scaled down, never clips."""
     cfg = settings(learning_rate=0.1, steps=60, clip_norm=1.0)
     state = loop.State(Duel(scale=1e-3), cfg)
-    reports = list(loop.fit(split, state, cfg, seed=0, where=CPU))
+    reports = list(loop.fit(split, state, cfg, seed=0, device=CPU))
     above = sum(report.gradient_norm["target"] > 1.0 for report in reports)
     assert 0 < above < 60
     assert state.clipped == {"target": above, "chaser": 0}
@@ -118,7 +121,7 @@ def test_clipping_bounds_the_step(split: Split) -> None:
     cfg = settings(steps=1, clip_norm=0.5)
     model = Duel()
     state = loop.State(model, cfg)
-    report = next(loop.fit(split, state, cfg, seed=0, where=CPU))
+    report = next(loop.fit(split, state, cfg, seed=0, device=CPU))
     assert report.gradient_norm["target"] == pytest.approx(4.0), "the norm that is reported is that before clipping"
     moment = state.optimizers["target"].state[model.target.weight]["exp_avg"]
     assert moment.item() == pytest.approx((1 - 0.9) * -0.5, rel=1e-4)
@@ -128,7 +131,7 @@ def test_no_clipping_when_none_is_asked_for(split: Split) -> None:
     cfg = settings(steps=1, clip_norm=None)
     model = Duel()
     state = loop.State(model, cfg)
-    next(loop.fit(split, state, cfg, seed=0, where=CPU))
+    next(loop.fit(split, state, cfg, seed=0, device=CPU))
     moment = state.optimizers["target"].state[model.target.weight]["exp_avg"]
     assert moment.item() == pytest.approx((1 - 0.9) * -4.0, rel=1e-4)
     assert state.clipped == {"target": 0, "chaser": 0}
@@ -138,7 +141,7 @@ def test_gradient_that_is_not_finite_ends_training(split: Split) -> None:
     cfg = settings()
     model = Broken(last_good=3)
     state = loop.State(model, cfg)
-    steps = loop.fit(split, state, cfg, seed=0, where=CPU)
+    steps = loop.fit(split, state, cfg, seed=0, device=CPU)
     assert [next(steps).step for _ in range(3)] == [1, 2, 3]
     with pytest.raises(loop.TrainingFailed, match=r"^the gradient of model is not finite at step 4; [^\n]*learning_rate$"):
         next(steps)
@@ -184,27 +187,27 @@ def test_validation_uses_averaged_weights_and_leaves_the_model(split: Split) -> 
     cfg = settings(steps=10, learning_rate=0.1, ema_fraction=1.0, valid_images=20)
     model = Duel()
     state = loop.State(model, cfg)
-    list(loop.fit(split, state, cfg, seed=0, where=CPU))
+    list(loop.fit(split, state, cfg, seed=0, device=CPU))
     held = {name: value.clone() for name, value in model.state_dict().items()}
     averaged = state.average.state()["target.weight"].item()
-    measured = loop.validate(split, state, cfg, seed=0, where=CPU)
+    measured = loop.validate(split, state, cfg, seed=0, device=CPU)
     assert measured["target/distance"] == pytest.approx((averaged - 3) ** 2, rel=1e-5)
     assert measured["target/distance"] > (model.target.weight.item() - 3) ** 2
     assert all(torch.equal(value, held[name]) for name, value in model.state_dict().items())
     assert model.training
-    assert loop.validate(split, state, cfg, seed=0, where=CPU) == measured, "the same noise each time"
+    assert loop.validate(split, state, cfg, seed=0, device=CPU) == measured, "the same noise each time"
 
 
 def test_checkpointed_state_goes_on_as_if_nothing_had_happened(split: Split) -> None:
     cfg = settings(steps=12, learning_rate=0.1)
     whole, first, second = (loop.State(Duel(), cfg) for _ in range(3))
-    list(loop.fit(split, whole, cfg, seed=0, where=CPU))
-    for report in loop.fit(split, first, cfg, seed=0, where=CPU):
+    list(loop.fit(split, whole, cfg, seed=0, device=CPU))
+    for report in loop.fit(split, first, cfg, seed=0, device=CPU):
         if report.step == 5:
             break
     tensors = {name: value.clone() for name, value in first.tensors().items()}
     second.load(tensors, first.record())
-    list(loop.fit(split, second, cfg, seed=0, where=CPU))
+    list(loop.fit(split, second, cfg, seed=0, device=CPU))
     expected, found = whole.tensors(), second.tensors()
     assert expected.keys() == found.keys()
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
@@ -213,9 +216,8 @@ def test_checkpointed_state_goes_on_as_if_nothing_had_happened(split: Split) -> 
 
 def test_loaded_moments_lie_in_memory_as_the_weights_do() -> None:
     """A checkpoint has no strides. The fused AdamW walks weights and moments side by side: other strides pair them wrongly."""
-    made = schema.Run(
-        family="vdm",
-        data="unused",
+    made = run_block(
+        "vdm",
         model={"schedule": {"kind": "linear-logsnr"}, "network": {"kind": "unet", "widths": [16], "embedding": 8}},
         training=settings(),
     )
@@ -252,16 +254,16 @@ FAMILIES: dict[str, tuple[dict[str, object], str, float]] = {
 @pytest.mark.parametrize("kind", ["digits", "gaussian"])
 def test_loss_falls(family: str, kind: str, tmp_path: Path) -> None:
     model, part, share = FAMILIES[family]
-    data = prepare.run(schema.Data(kind=kind, source={"train": 300, "test": 20} if kind == "gaussian" else {}), tmp_path)
+    data = prepare.run(data_block(kind, source={"train": 300, "test": 20} if kind == "gaussian" else {}), tmp_path)
     cfg = settings(steps=80, batch=32, learning_rate=0.003, warmup=5, valid_images=100)
     network = {"kind": "unet", "widths": [16, 32], "embedding": 16}
-    run = schema.Run(family=family, data="unused", model={**model, "network": network}, training=cfg)
+    run = run_block(family, model={**model, "network": network}, training=cfg)
     torch.manual_seed(0)
     state = loop.State(models.build(run, data.data_spec, "runs.toy"), cfg)
     valid = Split(data, "valid")
-    before = loop.validate(valid, state, cfg, seed=1, where=CPU)[part]
-    reports = list(loop.fit(Split(data, "train"), state, cfg, seed=0, where=CPU))
-    after = loop.validate(valid, state, cfg, seed=1, where=CPU)[part]
+    before = loop.validate(valid, state, cfg, seed=1, device=CPU)[part]
+    reports = list(loop.fit(Split(data, "train"), state, cfg, seed=0, device=CPU))
+    after = loop.validate(valid, state, cfg, seed=1, device=CPU)[part]
     assert all(math.isfinite(report.parts[part]) for report in reports)
     assert after < share * before
 
@@ -271,6 +273,6 @@ def test_part_is_the_mean_over_the_batch(split: Split) -> None:
     from pipeline.core.random import KeyedRandom
 
     cfg = settings(steps=2)
-    reports = list(loop.fit(split, loop.State(Duel(), cfg), cfg, seed=7, where=CPU))
+    reports = list(loop.fit(split, loop.State(Duel(), cfg), cfg, seed=7, device=CPU))
     expected: Tensor = KeyedRandom(7, 2).normal((8,), "noise").mean()
     assert reports[1].parts["chaser/noise"] == pytest.approx(float(expected), rel=1e-5)

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from pipeline.config import schema
-from pipeline.config.load import read_block
 from pipeline.core.contracts import Batch, Loss, Random, Trainable
 from pipeline.store.data import write_data
 from pipeline.store.splits import Split
 from pipeline.training import loop
+from tests.support.blocks import training
 
 CPU = torch.device("cpu")
 
@@ -66,13 +66,13 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
 
 def settings(**values: object) -> schema.Training:
     plain = {"steps": 10, "batch": 4, "learning_rate": 0.1, "warmup": 0, "lr_cooldown_fraction": 0.0, "clip_norm": None}
-    return read_block(schema.Training, {**plain, **values}, "training")  # type: ignore[no-any-return]
+    return training(**{**plain, **values})
 
 
-def test_a_players_loss_costs_nobody_else_a_gradient(split: Split) -> None:
+def test_a_groups_loss_costs_nobody_else_a_gradient(split: Split) -> None:
     """While one moves, the weights of the other take no gradient; afterwards all is as it was, the frozen weight too."""
     model, cfg = Game(), settings(steps=2)
-    list(loop.fit(split, loop.State(model, cfg), cfg, seed=0, where=CPU))
+    list(loop.fit(split, loop.State(model, cfg), cfg, seed=0, device=CPU))
     assert model.required == [("push", True, False, False), ("pull", False, True, False)] * 2
     assert [parameter.requires_grad for parameter in (model.push.weight, model.pull.weight, model.frozen)] == [
         True,
@@ -81,20 +81,20 @@ def test_a_players_loss_costs_nobody_else_a_gradient(split: Split) -> None:
     ]
 
 
-def test_each_player_has_its_own_rate(split: Split) -> None:
+def test_each_group_has_its_own_rate(split: Split) -> None:
     """AdamW's first step is the learning rate, whatever the gradient."""
     model, cfg = Game(), settings(steps=1, optimizer_groups={"pull": {"learning_rate": 0.4}})
-    report = next(loop.fit(split, loop.State(model, cfg), cfg, seed=0, where=CPU))
+    report = next(loop.fit(split, loop.State(model, cfg), cfg, seed=0, device=CPU))
     assert model.push.weight.item() == pytest.approx(1.1, abs=1e-6)
     assert model.pull.weight.item() == pytest.approx(-0.6, abs=1e-6)
     assert report.learning_rate == pytest.approx({"push": 0.1, "pull": 0.4})
 
 
-def test_each_player_has_its_own_clipping(split: Split) -> None:
+def test_each_group_has_its_own_clipping(split: Split) -> None:
     """The gradient of push is 1 and that of pull -4.2 in size; only pull is clipped, to half."""
     model, cfg = Game(), settings(steps=1, clip_norm=2.0, optimizer_groups={"pull": {"clip_norm": 0.5}})
     state = loop.State(model, cfg)
-    next(loop.fit(split, state, cfg, seed=0, where=CPU))
+    next(loop.fit(split, state, cfg, seed=0, device=CPU))
     first = {name: state.optimizers[name].state[getattr(model, name).weight]["exp_avg"].item() for name in ("push", "pull")}
     assert first["push"] == pytest.approx(0.1 * -1.0, rel=1e-4)
     assert first["pull"] == pytest.approx(0.1 * -0.5, rel=1e-4)
@@ -104,7 +104,7 @@ def test_each_player_has_its_own_clipping(split: Split) -> None:
 def test_a_lasting_symptom_ends_training(split: Split) -> None:
     model, cfg = Game((range(3, 100), "pull has lost")), settings(patience=4)
     state = loop.State(model, cfg)
-    steps = loop.fit(split, state, cfg, seed=0, where=CPU)
+    steps = loop.fit(split, state, cfg, seed=0, device=CPU)
     assert [next(steps).step for _ in range(5)] == [1, 2, 3, 4, 5]
     assert state.symptom == ("pull has lost", 3)
     with pytest.raises(loop.TrainingFailed, match=r"^at step 6, for 4 steps on end: pull has lost$"):
@@ -117,17 +117,17 @@ def test_a_symptom_that_passes_ends_nothing(split: Split) -> None:
             return None if self.step % 4 == 0 else "poor" if self.step % 4 == 1 else "worse"
 
     cfg = settings(patience=3)
-    assert len(list(loop.fit(split, loop.State(Moody(), cfg), cfg, seed=0, where=CPU))) == 10
+    assert len(list(loop.fit(split, loop.State(Moody(), cfg), cfg, seed=0, device=CPU))) == 10
 
 
 def test_a_symptom_is_remembered_across_a_checkpoint(split: Split) -> None:
     """Or a training that is killed often enough would never end."""
     cfg = settings(patience=4)
     first = loop.State(Game((range(3, 100), "pull has lost")), cfg)
-    for report in loop.fit(split, first, cfg, seed=0, where=CPU):
+    for report in loop.fit(split, first, cfg, seed=0, device=CPU):
         if report.step == 4:
             break
     second = loop.State(Game((range(3, 100), "pull has lost")), cfg)
     second.load({name: value.clone() for name, value in first.tensors().items()}, first.record())
     with pytest.raises(loop.TrainingFailed, match="at step 6, for 4 steps on end"):
-        list(loop.fit(split, second, cfg, seed=0, where=CPU))
+        list(loop.fit(split, second, cfg, seed=0, device=CPU))
