@@ -20,7 +20,7 @@ from pipeline.config.schema import Params, Run
 from pipeline.config.text import read, tuples
 
 # What `defaults:` may hold, and where it is put under: a role is a place in blocks of params.yaml.
-ROLES = {
+ROLES: dict[str, list[tuple[str, ...]]] = {
     "training": [("extractors", "training"), ("codecs", "training"), ("runs", "training")],
     "bound": [("bounds",)],
 }

@@ -31,7 +31,7 @@ from pipeline.diffusion import discrete
 from pipeline.diffusion.gaussian import Reverse, diffuse, per_image
 from pipeline.diffusion.likelihood import bits_per_dim, mean_image, prior_kl
 from pipeline.diffusion.prediction import Prediction, target, to_x
-from pipeline.diffusion.schedule import Discrete
+from pipeline.diffusion.schedule import Discrete, DiscreteSchedule
 from pipeline.diffusion.times import LossSecondMoment, low_discrepancy
 from pipeline.networks.choice import Network
 from pipeline.networks.guidance import drop_labels, guided
@@ -73,6 +73,8 @@ class Config(Guidable):
 
 
 class Model(Trainable, Generative, LikelihoodModel):
+    schedule: DiscreteSchedule
+
     def __init__(self, config: Config, spec: DataSpec) -> None:
         super().__init__()
         self.config, self.spec = config, spec

@@ -9,7 +9,7 @@ draws a further one for y_phi outside of x_phi).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -36,11 +36,16 @@ from pipeline.diffusion.gaussian import Reverse, alpha_sigma, diffuse, per_image
 from pipeline.diffusion.learned_schedule import Continuous
 from pipeline.diffusion.likelihood import bits_per_dim, noisy_reconstruction, prior_kl, sum_image
 from pipeline.diffusion.prediction import target, to_x
+from pipeline.diffusion.schedule import ContinuousSchedule
 from pipeline.diffusion.times import stratified
 from pipeline.families.diffenc.encoder import EncoderConfig
 from pipeline.networks.choice import Network
 from pipeline.networks.guidance import drop_labels, guided
 from pipeline.networks.unet import UNetConfig
+
+# torch says no types of these.
+_make_dual: Callable[[Tensor, Tensor], Tensor] = forward_ad.make_dual
+_unpack_dual: Callable[[Tensor], tuple[Tensor, Tensor]] = forward_ad.unpack_dual
 
 
 class Config(Guidable):
@@ -82,6 +87,7 @@ class Encoded:
 class Model(Trainable, Generative, LikelihoodModel, FiniteStepModel):
     # What is noised moves with the noise level, so the flow has a further term that solvers do not know.
     has_probability_flow: ClassVar[bool] = False
+    schedule: ContinuousSchedule
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
         super().__init__()
@@ -176,7 +182,7 @@ class Model(Trainable, Generative, LikelihoodModel, FiniteStepModel):
             torch.set_grad_enabled(recording),
             forward_ad.dual_level(),
         ):
-            y, y_slope = forward_ad.unpack_dual(at(forward_ad.make_dual(gamma.clone(), -torch.ones_like(gamma))))
+            y, y_slope = _unpack_dual(at(_make_dual(gamma.clone(), -torch.ones_like(gamma))))
         if self.config.dropout_masks == "separate" and self.training:
             y = at(gamma)
         return Encoded(self._mix(x, y, gamma), y, y_slope)

@@ -32,6 +32,7 @@ from pipeline.diffusion.gaussian import Reverse, alpha_sigma, diffuse, posterior
 from pipeline.diffusion.learned_schedule import Continuous
 from pipeline.diffusion.likelihood import bits_per_dim, noisy_reconstruction, prior_kl, sum_image
 from pipeline.diffusion.prediction import Prediction, target, to_x
+from pipeline.diffusion.schedule import ContinuousSchedule
 from pipeline.diffusion.times import stratified
 from pipeline.networks.choice import Network
 from pipeline.networks.guidance import drop_labels, guided
@@ -55,6 +56,8 @@ class Config(Guidable):
 
 
 class Model(Trainable, Generative, LikelihoodModel, FiniteStepModel):
+    schedule: ContinuousSchedule
+
     def __init__(self, config: Config, spec: DataSpec) -> None:
         super().__init__()
         self.config, self.spec = config, spec
