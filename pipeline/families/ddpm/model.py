@@ -20,12 +20,10 @@ from pipeline.core.contracts import (
     Batch,
     DataSpec,
     DiffusionTerm,
-    Generative,
     LikelihoodModel,
     Loss,
     PriorAndReconstruction,
     Random,
-    Trainable,
 )
 from pipeline.diffusion import discrete
 from pipeline.diffusion.gaussian import Reverse, diffuse, per_image
@@ -34,7 +32,7 @@ from pipeline.diffusion.prediction import Prediction, target, to_x
 from pipeline.diffusion.schedule import Discrete, DiscreteSchedule
 from pipeline.diffusion.times import LossSecondMoment, low_discrepancy
 from pipeline.networks.choice import Network
-from pipeline.networks.guidance import drop_labels, guided
+from pipeline.networks.guidance import GuidedModel
 from pipeline.networks.unet import UNetConfig
 
 
@@ -72,7 +70,8 @@ class Config(Guidable):
             )
 
 
-class Model(Trainable, Generative, LikelihoodModel):
+class Model(GuidedModel, LikelihoodModel):
+    config: Config
     schedule: DiscreteSchedule
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
@@ -88,8 +87,7 @@ class Model(Trainable, Generative, LikelihoodModel):
 
     def loss(self, group: str, batch: Batch, step: int, rng: Random) -> Loss:
         """`simple` is per dimension; `vlb` is in bits/dim, an unbiased estimate of the bound without its prior term."""
-        if self.training and self.config.labels:
-            batch = drop_labels(batch, self.config.label_dropout, self.spec, rng)
+        batch = self.with_dropped_labels(batch, rng)
         steps, x = self.schedule.steps, batch.x
         index, weight = self._draw(len(x), rng)  # of z_s; 0 is the data
         t = (index.double() + 1) / steps
@@ -115,9 +113,6 @@ class Model(Trainable, Generative, LikelihoodModel):
         made = self._reverse(z_t, s, t, *self._output(z_t, self.schedule.gamma(t), y), clip)
         # The last step adds no noise: its mean is x_hat.
         return Reverse(made.mean, torch.where(per_image(s, z_t) > 0, made.std, 0.0), made.x_hat, made.eps_hat)
-
-    def guide(self, strength: float) -> None:
-        self.network = guided(self.network, strength, self.config.label_dropout, self.spec)
 
     def prior_and_reconstruction(self, batch: Batch, rng: Random) -> PriorAndReconstruction:
         """L_T and L_0 (eq. 5), in nats per image."""

@@ -24,13 +24,11 @@ from pipeline.core.contracts import (
     DataSpec,
     DiffusionTerm,
     FiniteStepModel,
-    Generative,
     LikelihoodModel,
     Loss,
     Posterior,
     PriorAndReconstruction,
     Random,
-    Trainable,
 )
 from pipeline.diffusion.gaussian import Reverse, alpha_sigma, diffuse, per_image, posterior
 from pipeline.diffusion.learned_schedule import Continuous
@@ -40,7 +38,7 @@ from pipeline.diffusion.schedule import ContinuousSchedule
 from pipeline.diffusion.times import stratified
 from pipeline.families.diffenc.encoder import EncoderConfig
 from pipeline.networks.choice import Network
-from pipeline.networks.guidance import drop_labels, guided
+from pipeline.networks.guidance import GuidedModel
 from pipeline.networks.unet import UNetConfig
 
 # torch says no types of these.
@@ -84,9 +82,10 @@ class Encoded:
     y_slope: Tensor
 
 
-class Model(Trainable, Generative, LikelihoodModel, FiniteStepModel):
+class Model(GuidedModel, LikelihoodModel, FiniteStepModel):
     # What is noised moves with the noise level, so the flow has a further term that solvers do not know.
     has_probability_flow: ClassVar[bool] = False
+    config: Config
     schedule: ContinuousSchedule
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
@@ -104,8 +103,7 @@ class Model(Trainable, Generative, LikelihoodModel, FiniteStepModel):
 
         With fixed end points the reconstruction depends on the encoder through sigma_0^2, about 1e-6, only.
         """
-        if self.training and self.config.labels:
-            batch = drop_labels(batch, self.config.label_dropout, self.spec, rng)
+        batch = self.with_dropped_labels(batch, rng)
         nats = {"diffusion": self.diffusion_term(batch, stratified(len(batch.x), rng), rng).nats}
         if self.schedule.learned:
             ends = self.prior_and_reconstruction(batch, rng)
@@ -135,9 +133,6 @@ class Model(Trainable, Generative, LikelihoodModel, FiniteStepModel):
         true = posterior(at_t, z, gamma_s, gamma_t)
         alpha_s, _ = alpha_sigma(gamma_s)
         return Posterior(z, true.mean + per_image(alpha_s, z) * (at_s - at_t), true.std)
-
-    def guide(self, strength: float) -> None:
-        self.network = guided(self.network, strength, self.config.label_dropout, self.spec)
 
     def prior_and_reconstruction(self, batch: Batch, rng: Random) -> PriorAndReconstruction:
         """Prior and reconstruction terms of the encoded image; the decoder names the codes of the image itself."""
