@@ -74,6 +74,14 @@ def read_model(run: Run, key: str) -> FamilyConfig:
     return block
 
 
+def read_metrics(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """By name, the settings of every metric of pipeline/metrics, from evaluate.metrics of params.yaml. Imports torch."""
+    return {
+        name: read_block(plugins.module("metrics", name).Config, settings.get(name, {}), f"evaluate.metrics.{name}")
+        for name in plugins.names("metrics")
+    }
+
+
 def read_plugin(room: str, values: Mapping[str, Any], key: str) -> Any:
     """Reads a block whose `kind` names a module of pipeline/<room>, by its Config; raises a one-sentence ValueError."""
     kind, allowed = values.get("kind"), plugins.names(room)

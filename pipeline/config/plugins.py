@@ -1,7 +1,8 @@
-"""What params.yaml may name and is found in a folder: families, data sets, samplers. Nothing lists them by hand.
+"""What params.yaml may name and is found in a folder: families, data sets, samplers, metrics. Nothing lists them by hand.
 
 A plug-in is a module with a `Config`, the pydantic type that reads its block: pipeline/families/<name>/model.py,
-pipeline/datasets/<name>.py, pipeline/samplers/<name>.py. Modules beside them without a `Config` are their helpers.
+pipeline/datasets/<name>.py, pipeline/samplers/<name>.py, pipeline/metrics/<name>.py. Modules beside them without a `Config`
+are their helpers.
 """
 
 from __future__ import annotations
