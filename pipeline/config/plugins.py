@@ -2,6 +2,7 @@
 
 A plug-in is a module with a `Config`, the pydantic type that reads its block: pipeline/families/<name>/model.py,
 pipeline/datasets/<name>.py, pipeline/samplers/<name>.py. Modules beside them without a `Config` are their helpers.
+A family whose models can be put together from trained runs has a compose.py beside its model.py.
 """
 
 from __future__ import annotations
