@@ -2,6 +2,7 @@
 
 A plug-in is a module with a `Config`, the pydantic type that reads its block: pipeline/families/<name>/model.py, and
 pipeline/<room>/<name>.py for datasets, samplers, metrics and studies. Modules beside them without a `Config` are their helpers.
+pipeline/families/<name>/compose.py beside a model puts it together from trained runs.
 """
 
 from __future__ import annotations
