@@ -1,7 +1,7 @@
 """params.yaml -> frozen, strict types. The only reader of params.yaml.
 
 Blocks whose meaning belongs to a module (`model:` to the family, `source:` to the data set, `sampler:` to the sampler, what a
-study or a metric is given to it) are kept as mappings by `load_params` and read by that module's own `Config`; the stage `check` reads
+study asks to the study) are kept as mappings by `load_params` and read by that module's own `Config`; the stage `check` reads
 every one of them, so that a bad value ends before any other stage works.
 """
 
