@@ -14,7 +14,7 @@ export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 
-.PHONY: demo test test-all lint environment lock plots-page storage serve clean
+.PHONY: demo test test-all lint locked environment lock plots-page storage serve clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
@@ -31,6 +31,9 @@ test-all: $(READY)
 lint: $(READY)
 	ruff check .
 	mypy
+
+locked: $(READY)  ## whether `dvc repro` would have nothing to do in a fresh clone of the commit
+	.ci/locked
 
 environment: $(READY)
 
