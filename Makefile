@@ -1,5 +1,5 @@
 # make demo    the whole pipeline on the data set in the repository, offline; then the comparison
-# make test    the tests (make test-all: the long ones too)
+# make test    the tests that need no whole pipeline (make test-all: those too; make lint, make locked: the rest of .ci/run)
 # Both make the environment first: .venv, from requirements.lock. See "Environment" in README.md for GPUs and CPU-only torch.
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -14,7 +14,7 @@ export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 
-.PHONY: demo test test-all lint environment lock plots-page storage serve clean
+.PHONY: demo test test-all lint locked environment lock plots-page storage serve clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
@@ -30,7 +30,11 @@ test-all: $(READY)
 
 lint: $(READY)
 	ruff check .
+	ruff format --check .
 	mypy
+
+locked: $(READY)  ## whether `dvc repro` would have nothing to do in a fresh clone of the commit
+	.ci/locked
 
 environment: $(READY)
 
