@@ -31,8 +31,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pipeline.core": (),
     "pipeline.core.code": ("pipeline.core", "pipeline.config.plugins"),
     # Types alone, in signatures.
-    "pipeline.core.contracts": ("pipeline.diffusion",),
-    "pipeline.config": ("pipeline.core.layout",),
+    "pipeline.core.contracts": ("pipeline.diffusion", "pipeline.config.family"),
+    "pipeline.config": ("pipeline.core.layout", "pipeline.core.contracts"),
     "pipeline.config.base": (),
     "pipeline.store": ("pipeline.core", "pipeline.config", "pipeline.metrics.features"),
     "pipeline.datasets": ("pipeline.core", "pipeline.config.base"),
@@ -42,11 +42,17 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pipeline.families": (
         "pipeline.core", "pipeline.config.base", "pipeline.config.family", "pipeline.diffusion", "pipeline.networks",
     ),
-    # Puts a run together from two others, which it reads in params.yaml as their families do.
-    "pipeline.families.daed.compose": ("pipeline.families.daed", "pipeline.config"),
+    # Lists in a refusal the families that have the part.
+    "pipeline.families.daed.compose": (
+        "pipeline.core", "pipeline.config.plugins", "pipeline.diffusion", "pipeline.networks", "pipeline.families.daed",
+    ),
     "pipeline.training": ("pipeline.core", "pipeline.config", "pipeline.store", "pipeline.diffusion"),
     "pipeline.metrics": ("pipeline.core", "pipeline.config.base", "pipeline.store", "pipeline.diffusion", "pipeline.samplers"),
-    "pipeline.studies": ("pipeline.core", "pipeline.config.base", "pipeline.store", "pipeline.diffusion", "pipeline.samplers"),
+    # A study refuses what it cannot do, so that it reads the run that it asks, measures, and draws its figure.
+    "pipeline.studies": (
+        "pipeline.core", "pipeline.config", "pipeline.store", "pipeline.diffusion", "pipeline.samplers", "pipeline.metrics",
+        "pipeline.reporting.figure",
+    ),
     "pipeline.validation": ("pipeline.core", "pipeline.config", "pipeline.store"),
     "pipeline.reporting": ("pipeline.core", "pipeline.config", "pipeline.store", "pipeline.metrics"),
 }  # fmt: skip

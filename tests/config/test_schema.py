@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from pipeline import check
+from pipeline.config.composed import composed_run
 from pipeline.config.load import load_params, read_model
-from pipeline.families.daed.compose import composed_run
 from tests.support.mistakes import ABSENT, PROFILE, REPOSITORY, changed, refusal, tiny_values, write
 
 # Where, what is put there, and what the sentence must say.
@@ -173,7 +173,7 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
 TEXTS: dict[str, tuple[str, list[str]]] = {
     "empty": (
         "",
-        ["holds nothing", "allowed is a mapping with the keys bounds, codecs, composed, data, ", "samples, validate\n"],
+        ["holds nothing", "allowed is a mapping with the keys bounds, codecs, composed, data, ", "samples, studies, validate\n"],
     ),
     "a list": ("- runs\n- samples\n", ["holds list", "allowed is a mapping"]),
     "no YAML": ("data:\nruns: [1, 2\n", ["is not YAML", "expected ',' or ']'", "line 3"]),
@@ -275,7 +275,8 @@ def test_labels_are_what_the_family_reads(tiny: dict[str, Any], tmp_path: Path) 
     """Of a run that leaves them out too, and of a composed model, for which both halves must agree."""
     labelled = changed(changed(tiny, "runs.daed.model.labels", True), "runs.ddpm.model.labels", True)
     params = load_params(write(tmp_path, changed(labelled, "runs.vdm.model.labels", ABSENT)))
-    runs = {**params.runs, **params.extractors, "daed-two-stage": composed_run(params, "daed-two-stage")}
+    composed, _ = composed_run(params.composed["daed-two-stage"], params.runs, "composed.daed-two-stage")
+    runs = {**params.runs, **params.extractors, "daed-two-stage": composed}
     assert {name: read_model(run, name).class_conditional for name, run in runs.items()} == {
         "ddpm": True, "latent": True, "daed": True, "vdm": False, "ddgan": False, "convnet": False, "daed-two-stage": True,
     }  # fmt: skip

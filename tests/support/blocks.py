@@ -25,7 +25,6 @@ TRAINING = {
 RUN = {"seed": 0, "model": {}}
 SAMPLE = {"seed": 0}
 BOUND = {"split": "test", "images": None, "times": 8, "batch": 100, "seed": 0}
-DEPTH = {"images": 250, "times": 8, "samples": 160, "seed": 0}
 EVALUATE = {
     "reference": "test", "nearest_k": 5, "kid_subsets": 50, "kid_subset_size": 200, "inception_score_splits": 5,
     "interval_resamples": 100, "baseline_images": 1000, "seed": 0,
@@ -48,7 +47,7 @@ def filled(values: Mapping[str, Any]) -> dict[str, Any]:
     for role, own in (("extractors", RUN), ("codecs", {**RUN, **looks_through}), ("runs", RUN)):
         for name, block in whole.get(role, {}).items():
             whole[role][name] = _run(_under(own, block))
-    for role, standard in (("samples", SAMPLE), ("bounds", BOUND), ("depths", DEPTH)):
+    for role, standard in (("samples", SAMPLE), ("bounds", BOUND)):
         for name, block in whole.get(role, {}).items():
             whole[role][name] = _under(standard, block)
     whole["evaluate"] = _under(EVALUATE, whole.get("evaluate", {}))
@@ -88,10 +87,6 @@ def sample(run: str, sampler: str | Mapping[str, Any], **changes: Any) -> schema
 
 def bound(**changes: Any) -> schema.Bound:
     return _read(schema.Bound, BOUND, changes)
-
-
-def depth(**changes: Any) -> schema.Depth:
-    return _read(schema.Depth, DEPTH, changes)
 
 
 def evaluate(extractor: str = "convnet", **changes: Any) -> schema.Evaluate:
