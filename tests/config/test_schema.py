@@ -149,7 +149,10 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
         "evaluate.metrics.prdc.nearest_k", 30,
         ["evaluate.metrics.prdc.nearest_k is 30", "allowed: up to 29", ".images, which is 60"],
     ),
-    "misspelt metric": ("evaluate.metrics.kidd", {}, ["evaluate.metrics is 'kidd'", "did you mean 'kid'?", "allowed: frechet, inception_score, kid, nearest, prdc, repeats"]),
+    "misspelt metric": (
+        "evaluate.metrics.kidd", {},
+        ["evaluate.metrics is 'kidd'", "did you mean 'kid'?", "allowed: frechet, inception_score, kid, nearest, prdc, repeats"],
+    ),
     "setting of a metric without any": (
         "evaluate.metrics.frechet", {"images": 3}, ["evaluate.metrics.frechet.images is not a known key"],
     ),
