@@ -173,7 +173,11 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
 TEXTS: dict[str, tuple[str, list[str]]] = {
     "empty": (
         "",
-        ["holds nothing", "allowed is a mapping with the keys bounds, codecs, composed, data, ", "samples, studies, validate\n"],
+        [
+            "holds nothing",
+            "allowed is a mapping with the keys bounds, codecs, composed, data, ",
+            "samples, studies, validate\n",
+        ],
     ),
     "a list": ("- runs\n- samples\n", ["holds list", "allowed is a mapping"]),
     "no YAML": ("data:\nruns: [1, 2\n", ["is not YAML", "expected ',' or ']'", "line 3"]),
