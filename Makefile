@@ -14,7 +14,7 @@ export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 
-.PHONY: demo test test-all lint environment lock plots-page storage serve clean
+.PHONY: demo test test-all lint environment lock plots-page docs storage serve clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
@@ -54,6 +54,10 @@ lock:
 
 plots-page: $(READY)  ## the page that `dvc plots` fills, with vega of the environment's version inside
 	python -m tests.support.plots_page
+
+docs: $(READY)  ## what is generated of the documentation: docs/parameters.md, and the rows of README.md
+	python -m tests.support.parameter_tables
+	python -m tests.support.first_page
 
 storage: $(READY)  ## a SeaweedFS S3 server on loopback, with generated credentials and the bucket, until Ctrl-C
 	python -m pipeline.storage.server
