@@ -1,5 +1,5 @@
 # make demo    the whole pipeline on the data set in the repository, offline; then the comparison
-# make test    the tests (make test-all: the long ones too)
+# make test    the tests that need no whole pipeline (make test-all: those too; make lint, make locked: the rest of .ci/run)
 # Both make the environment first: .venv, from requirements.lock. See "Environment" in README.md for GPUs and CPU-only torch.
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -14,7 +14,7 @@ export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 
-.PHONY: demo test test-all lint environment lock plots-page storage serve clean
+.PHONY: demo test test-all lint locked environment lock dependencies plots-page docs storage serve clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
@@ -30,7 +30,11 @@ test-all: $(READY)
 
 lint: $(READY)
 	ruff check .
+	ruff format --check .
 	mypy
+
+locked: $(READY)  ## whether `dvc repro` would have nothing to do in a fresh clone of the commit
+	.ci/locked
 
 environment: $(READY)
 
@@ -52,14 +56,21 @@ $(VENV)/.ready-cpu: requirements.lock
 lock:
 	$(UV) compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --group dev pyproject.toml -o requirements.lock
 
+dependencies: $(READY)  ## the code that every stage of dvc.yaml depends on, as the imports have it
+	python -m tests.support.dependencies
+
 plots-page: $(READY)  ## the page that `dvc plots` fills, with vega of the environment's version inside
 	python -m tests.support.plots_page
 
+docs: $(READY)  ## what is generated of the documentation: docs/parameters.md, and the rows of README.md
+	python -m tests.support.parameter_tables
+	python -m tests.support.first_page
+
 storage: $(READY)  ## a SeaweedFS S3 server on loopback, with generated credentials and the bucket, until Ctrl-C
-	python -m pipeline.storage.server
+	python -m services.object_store
 
 serve: $(READY)  ## a Prefect server, worker and the schedules on loopback, until Ctrl-C
-	python -m flows.serve
+	python -m services.prefect_server
 
 clean:
 	rm -rf $(VENV) .checkpoints .pytest_cache .mypy_cache .ruff_cache

@@ -89,6 +89,13 @@ def draw(model: LikelihoodModel, split: Split, images: int, cfg: schema.Bound, d
     return Draws(nats, time, diffusion)
 
 
+def bits_per_dim(draws: Draws, dimensions: int) -> dict[str, NDArray[np.float64]]:
+    """Term -> (images, replicates) in bits/dim, and their sum under `total`; `dimensions` is C * H * W."""
+    bits = {name: values / (dimensions * np.log(2)) for name, values in draws.nats.items()}
+    bits["total"] = bits["prior"] + bits["reconstruction"] + bits["diffusion"]
+    return bits
+
+
 def standard_errors(values: NDArray[np.float64]) -> dict[str, float]:
     """values: (images, 2 replicates) -> standard errors of the mean over images.
 
@@ -151,8 +158,7 @@ def run(cfg: schema.Bound, paths: Paths, key: str) -> None:
     draws = draw(model.model, split, images, cfg, device, key)
 
     dimensions = data.data_spec.dimensions
-    bits = {name: values / (dimensions * np.log(2)) for name, values in draws.nats.items()}
-    bits["total"] = sum(bits[name] for name in TERMS)
+    bits = bits_per_dim(draws, dimensions)
     errors = {name: standard_errors(values) for name, values in bits.items()}
     means = {name: float(bits[name].mean()) for name in ("total", *TERMS)}
     if paths.images is not None:

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.config import plugins, schema
 from pipeline.config.composed import composed_run
 from pipeline.config.errors import listed, unknown
-from pipeline.config.load import load_params, read_block, read_model, read_plugin
+from pipeline.config.load import load_params, read_block, read_metrics, read_model, read_plugin
 from pipeline.core import artifacts, command
 from pipeline.core.layout import Layout, latents_of
 
@@ -22,8 +22,9 @@ def run(params: Path, out: Path) -> None:
 
 
 def check(params: schema.Params) -> None:
-    """Reads every block that belongs to a module: families, data set, samplers, studies. Imports torch."""
+    """Reads every block that belongs to a module: families, data set, samplers, metrics, studies. Imports torch."""
     read_block(plugins.dataset(params.data.kind).Config, params.data.source, "data.source")
+    _metrics(params)
     models = {
         name: _trainable(run, params, f"{role}.{name}")
         for role, block in (("extractors", params.extractors), ("codecs", params.codecs), ("runs", params.runs))
@@ -41,6 +42,21 @@ def check(params: schema.Params) -> None:
             raise ValueError(message if message.startswith("samples.") else f"samples.{name}: {message}") from None
     for name, study in params.studies.items():
         read_plugin("studies", study.values, f"studies.{name}").check(params, f"studies.{name}")
+
+
+def _metrics(params: schema.Params) -> None:
+    """Every set of images that is measured is large enough for the settings of every metric."""
+    sizes = {f"samples.{name}.images": sample.images for name, sample in params.samples.items()}
+    for name, config in read_metrics(params.evaluate.metrics).items():
+        for key, images in {**sizes, "evaluate.baseline_images": params.evaluate.baseline_images}.items():
+            # Intervals are taken from halves of the images.
+            half = images // 2 if params.evaluate.interval_resamples else images
+            for field, most in config.largest(images, half).items():
+                if getattr(config, field) > most:
+                    raise ValueError(
+                        f"evaluate.metrics.{name}.{field} is {getattr(config, field)}; allowed: up to {most} with {key}, "
+                        f"which is {images}"
+                    )
 
 
 def _trainable(run: schema.Run, params: schema.Params, key: str) -> Any:

@@ -1,6 +1,6 @@
 """Stage `compare`: what was measured of every sample, run and baseline of params.yaml, side by side.
 
-Reads   reports/metrics/<sample>.json, reports/metrics/baselines.json, evaluations/<sample>/details.json,
+Reads   reports/metrics/<sample>.json, reports/metrics/baselines.json, evaluations/{<sample>,baselines}/details.json,
         reports/bounds/<run>.json, bounds/<run>/bits.npy, reports/studies/<study>.json,
         studies/<study>/presentation.json, samples/<sample>/{images.npy, sample.json}
 Writes  reports/compare.json, reports/compare.md, reports/trilemma.svg, reports/samples.png
@@ -21,16 +21,9 @@ from pipeline.core.layout import Layout
 from pipeline.reporting import studies
 from pipeline.reporting.conclusion import HOW, conclusion
 from pipeline.reporting.findings import EXPLANATION, finding_columns, findings
+from pipeline.reporting.measures import Measure, described, explanations, for_json, grouped
 from pipeline.reporting.rows import baseline_rows, bound_row, sample_row, stand
-from pipeline.reporting.table import (
-    MEMORISATION,
-    bound_columns,
-    front_columns,
-    markdown,
-    meaning,
-    memorisation_columns,
-    sample_columns,
-)
+from pipeline.reporting.table import bound_columns, front_columns, markdown, memorisation_columns, sample_columns
 from pipeline.store.results import Source, existing
 
 if TYPE_CHECKING:
@@ -55,9 +48,11 @@ def run(cfg: Params, root: Path) -> dict[str, Any]:
         refuse_unlike([baselines, source], ("data", "extractor") if "extractor" in source.get("measured") else ("data",))
     refuse_unlike([baselines, *bounds.values()], ("data",))
     refuse_unlike(list(bounds.values()), ("split",))
-    distance = "fid" if str(baselines.get("measured.extractor")).startswith("inception") else "fd"
-    rows = stand([sample_row(cfg, root, name, source, distance, bounds) for name, source in samples.items()], distance)
-    below = baseline_rows(baselines, distance)
+    full = {name: Source.open(place.evaluation(name) / "details.json", source.stage) for name, source in samples.items()}
+    ground = Source.open(place.evaluation("baselines") / "details.json", baselines.stage)
+    measures, distance = described([ground, *full.values()]), str(ground.get("measured.distance"))
+    rows = stand([sample_row(cfg, root, name, source, measures, bounds) for name, source in samples.items()], distance)
+    below = baseline_rows(baselines, measures)
     comparison = {
         "conclusion": conclusion(rows, below, distance),
         "samples": rows,
@@ -67,6 +62,7 @@ def run(cfg: Params, root: Path) -> dict[str, Any]:
             cfg.runs, bounds, {name: _bits(root, name) for name in bounds}, {name: _block(root, name) for name in bounds}
         ),
         "studies": {name: studies.described(place, name, source) for name, source in studied.items()},
+        "metrics": for_json(measures),
         "measured": {
             "distance": distance,
             **{key: baselines.get(f"measured.{key}") for key in SAME},
@@ -75,7 +71,7 @@ def run(cfg: Params, root: Path) -> dict[str, Any]:
             "device": _different([source.get("measured.device") for source in samples.values()]),
         },
     }
-    _write(cfg, root, comparison)
+    _write(cfg, root, comparison, measures)
     return comparison
 
 
@@ -92,13 +88,13 @@ def refuse_unlike(sources: Sequence[Source], keys: Sequence[str]) -> None:
                 )
 
 
-def statement(measured: dict[str, Any]) -> str:
-    """What the numbers of the table rest on, and what FD is."""
+def statement(measured: dict[str, Any], measures: Sequence[Measure]) -> str:
+    """What the numbers of the table rest on, and what they are."""
     images, device = (", ".join(str(value) for value in measured[key]) for key in ("images", "device"))
     return (
         f"Measured on {images} images per sample ({measured['baseline_images']} per baseline) against {measured['reference']} "
         f"of data {measured['data']}, in the features of {measured['extractor']}; images/s on {device}. "
-        + meaning(measured["distance"])
+        + explanations(grouped(measures, "quality", "diversity"))
     )
 
 
@@ -115,7 +111,7 @@ def _different(values: Sequence[Any]) -> list[Any]:
     return list(dict.fromkeys(values))
 
 
-def _write(cfg: Params, root: Path, comparison: dict[str, Any]) -> None:
+def _write(cfg: Params, root: Path, comparison: dict[str, Any], measures: Sequence[Measure]) -> None:
     from pipeline.reporting.images import png
     from pipeline.reporting.trilemma import trilemma
 
@@ -123,15 +119,15 @@ def _write(cfg: Params, root: Path, comparison: dict[str, Any]) -> None:
     picture = _picture(cfg, root)  # before anything is written: a sample may be missing
     text = [
         "# Comparison", "",
-        markdown(sample_columns(distance), [*comparison["samples"], *comparison["baselines"]]), "",
-        statement(comparison["measured"]), "",
+        markdown(sample_columns(measures), [*comparison["samples"], *comparison["baselines"]]), "",
+        statement(comparison["measured"], measures), "",
         "## Speed, quality and diversity together", "",
         *(line for sentence in comparison["conclusion"] for line in (sentence, "")),
-        markdown(front_columns(distance), comparison["samples"]), "",
+        markdown(front_columns(measures, distance), comparison["samples"]), "",
         HOW.format(distance=distance.upper()), "",
         "## Memorisation", "",
-        markdown(memorisation_columns(), [*comparison["samples"], *comparison["baselines"]]), "",
-        MEMORISATION, "",
+        markdown(memorisation_columns(measures), [*comparison["samples"], *comparison["baselines"]]), "",
+        explanations(grouped(measures, "memorisation")), "",
     ]  # fmt: skip
     if comparison["bounds"]:
         text += ["## Bits per dimension", "", markdown(bound_columns(), comparison["bounds"]), ""]

@@ -1,4 +1,4 @@
-"""Puts parts of trained runs together to one model of another family, which samples like any other run; nothing is trained.
+"""Puts parts of trained runs together to one model, which samples like any other run; nothing is trained.
 
 Which parts there are, and whether they fit, is the family's own business: pipeline/families/<family>/compose.py.
 """

@@ -45,10 +45,8 @@ def run(cfg: schema.Params, name: str, root: Path, extractor: Extractor | None =
     import numpy as np
 
     from pipeline.metrics import record
-    from pipeline.metrics.duplicates import repeats
-    from pipeline.metrics.features import INCEPTION
+    from pipeline.metrics.measurement import images as measured
     from pipeline.metrics.measurement import measure
-    from pipeline.metrics.nearest import memorisation, nearest
     from pipeline.metrics.speed import speed
     from pipeline.reporting.nearest import picture
 
@@ -80,7 +78,7 @@ def run(cfg: schema.Params, name: str, root: Path, extractor: Extractor | None =
     outcome = (check or expectations(cfg.validate_.samples, data))(
         images,
         _counts(described.get("nonfinite"), len(images)),
-        None if features is None or extractor.name == INCEPTION else features.probabilities.argmax(axis=1).astype(np.int64),
+        None if features is None or not extractor.knows_classes else features.probabilities.argmax(axis=1).astype(np.int64),
         data.images(cfg.evaluate.reference),
     )
     failures = [*outcome.failures, *unreadable]
@@ -92,17 +90,14 @@ def run(cfg: schema.Params, name: str, root: Path, extractor: Extractor | None =
     if features is None or failures:
         return failures
 
-    ground, reference = _ground(cfg.evaluate, data, extractor)
-    found = measure(features, reference, ground.settings, _keyed(cfg.evaluate.seed, name))
-    memory = memorisation(images, data.images("train"), nearest(data.images("test"), data.images("train")))
-    pairs = repeats(images, _levels(data), cfg.data.near_duplicate_grey_levels)
+    ground, reference = _ground(cfg, data, extractor)
+    found = measure(measured(images, features), reference, _keyed(cfg.evaluate.seed, name))
     with artifacts.atomic(evaluation / "neighbours.png") as file:
-        file.write(picture(images, data.images("train"), memory, _levels(data)))
+        file.write(picture(images, data.images("train"), found.found["nearest"].results, _levels(data)))
     artifacts.write_json(
         evaluation / "details.json",
         {
-            **record.details(found, ground),
-            "memorisation": {**memory.values, **pairs, **memory.details()},
+            **record.details(found),
             "speed": dict(timing.values),
             "sample": dict(described.values),
             "measured": {**ground.provenance(), "images": len(images), "seed": cfg.evaluate.seed, **_computed_on(extractor)},
@@ -111,8 +106,7 @@ def run(cfg: schema.Params, name: str, root: Path, extractor: Extractor | None =
     artifacts.write_json(
         metrics,
         {
-            **record.rounded(found, ground),
-            "memorisation": record.memorised(memory, pairs),
+            **record.rounded(found),
             "speed": {
                 "network_evaluations": rate.network_evaluations,
                 "images_per_second": record.significant(rate.images_per_second, 2),
@@ -126,13 +120,12 @@ def run(cfg: schema.Params, name: str, root: Path, extractor: Extractor | None =
 def run_baselines(cfg: schema.Params, root: Path, extractor: Extractor | None = None) -> None:
     """Measures the baselines, `evaluate.baseline_images` of each, in the way that samples are."""
     from pipeline.metrics import baselines, record
-    from pipeline.metrics.duplicates import repeats
+    from pipeline.metrics.measurement import images as measured
     from pipeline.metrics.measurement import measure
-    from pipeline.metrics.nearest import memorisation, nearest
 
     data = DataDirectory.open(Layout(root).prepared)
     extractor = extractor or extractors.open_extractor(cfg.evaluate, data, root)
-    ground, reference = _ground(cfg.evaluate, data, extractor)
+    ground, reference = _ground(cfg, data, extractor)
     train, count, levels = data.images("train"), cfg.evaluate.baseline_images, _levels(data)
     draw = _keyed(cfg.evaluate.seed, "baselines")
     mean_image = baselines.mean_image(train, count, levels, draw("mean image"))
@@ -143,12 +136,9 @@ def run_baselines(cfg: schema.Params, root: Path, extractor: Extractor | None = 
     }
     details: dict[str, Any] = {}
     rounded: dict[str, Any] = {}
-    unseen = nearest(data.images("test"), data.images("train"))
     for name, images in sets.items():
-        found = measure(extractor(images), reference, ground.settings, _keyed(cfg.evaluate.seed, name))
-        memory, pairs = memorisation(images, train, unseen), repeats(images, levels, cfg.data.near_duplicate_grey_levels)
-        details[name] = {**record.details(found, ground), "memorisation": {**memory.values, **pairs}}
-        rounded[name] = {**record.rounded(found, ground), "memorisation": record.memorised(memory, pairs)}
+        found = measure(measured(images, extractor(images)), reference, _keyed(cfg.evaluate.seed, name))
+        details[name], rounded[name] = record.details(found), record.rounded(found)
     details["mean-image"]["clipped"] = mean_image.clipped
     computed_on = _computed_on(extractor)
     artifacts.write_json(
@@ -197,20 +187,19 @@ def _counts(nonfinite: Mapping[str, int], images: int) -> NDArray[np.int64]:
     return counts
 
 
-def _ground(cfg: schema.Evaluate, data: DataDirectory, extractor: Extractor) -> tuple[Ground, Reference]:
-    from pipeline.metrics.measurement import Settings, describe
+def _ground(cfg: schema.Params, data: DataDirectory, extractor: Extractor) -> tuple[Ground, Reference]:
+    from pipeline.metrics.base import Real
+    from pipeline.metrics.measurement import describe, images, open_metrics
     from pipeline.metrics.record import Ground
 
-    settings = Settings(
-        nearest_k=cfg.nearest_k,
-        kid_subsets=cfg.kid_subsets,
-        kid_subset_size=cfg.kid_subset_size,
-        inception_score_splits=cfg.inception_score_splits,
-        replicates=cfg.interval_resamples,
-    )
-    images = data.images(cfg.reference)
-    reference = describe(extractor(images).features, settings)
-    return Ground(extractor, data.hash, cfg.reference, len(images), settings), reference
+    split, replicates = cfg.evaluate.reference, cfg.evaluate.interval_resamples
+    metrics = open_metrics(cfg.evaluate.metrics, extractor.distance)
+    codes = data.images(split)
+    real = Real(
+        images(codes, extractor(codes)), data.images("train"), data.images("test"), _levels(data),
+        cfg.data.near_duplicate_grey_levels,
+    )  # fmt: skip
+    return Ground(extractor, data.hash, split, len(codes), metrics, replicates), describe(real, metrics, replicates)
 
 
 def _keyed(seed: int, name: str) -> Callable[[str], np.random.Generator]:

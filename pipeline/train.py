@@ -50,7 +50,7 @@ def run(cfg: schema.Run, paths: Paths, key: str) -> None:
     import torch
 
     from pipeline.core.code import trained_by
-    from pipeline.core.contracts import UsesPerceptualLoss
+    from pipeline.core.contracts import FeatureExtractor, Generative, UsesPerceptualLoss
     from pipeline.core.device import choose_precision, describe_device, pick_device
     from pipeline.store import models
     from pipeline.store.splits import Split
@@ -67,7 +67,8 @@ def run(cfg: schema.Run, paths: Paths, key: str) -> None:
     if isinstance(model, UsesPerceptualLoss) and model.perceives:
         assert paths.extractor is not None, "a codec names its extractor"
         extractor = _extractor(paths.extractor, data, device)
-        model.perceive(extractor.model)  # type: ignore[arg-type]  # checked by _extractor
+        assert isinstance(extractor.model, FeatureExtractor), "checked when params.yaml is read"
+        model.perceive(extractor.model)
         seen_through = extractor.hash
     precision = choose_precision(settings.precision, device)
     state = loop.State(model, settings)
@@ -132,6 +133,7 @@ def run(cfg: schema.Run, paths: Paths, key: str) -> None:
         )
         artifacts.write_text(paths.curve, _csv(rows))
         if cfg.optimal_variance_steps:
+            assert isinstance(model, Generative), "checked when params.yaml is read"
             state.average.swap(model)
             table = reverse_variance.estimate(model.eval(), train, cfg.optimal_variance_steps, cfg.seed, device)
             artifacts.write_json(paths.out / "variance.json", table)
@@ -192,14 +194,12 @@ def _initial_seed(cfg: schema.Run) -> int:
 
 def _extractor(folder: Path, data: DataDirectory, device: torch.device) -> Saved:
     """The extractor that a perceptual loss sees through. Raises ValueError if it is missing, or knows other data."""
-    from pipeline.core.contracts import FeatureExtractor
     from pipeline.store import models
 
     found = models.load(folder, device)
     trained_on = found.config["data"]["hash"]
     if trained_on != data.hash:
         raise ValueError(f"{folder} was trained on data {trained_on[:8]}, {data.path} is {data.hash[:8]}; run: dvc repro")
-    assert isinstance(found.model, FeatureExtractor), "checked when params.yaml is read"
     return found
 
 

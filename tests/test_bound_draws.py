@@ -27,6 +27,17 @@ def test_standard_errors_are_calibrated(data, noise):
     assert of_data == pytest.approx(data**2 / images, rel=0.05) if data > noise else of_data >= data**2 / images
 
 
+def test_bits_are_nats_over_the_logarithm_of_two_and_the_number_of_pixels():
+    """Four pixels of a fair coin each: 4 ln 2 nats are one bit per pixel; a hundredth of that in the other terms."""
+    nats = {"prior": [[0.01, 0.03]], "reconstruction": [[0.02, 0.0]], "diffusion": [[1.0, 2.0]]}
+    draws = bound.Draws({term: 4 * np.log(2) * np.array(values) for term, values in nats.items()}, np.zeros(0), np.zeros(0))
+    bits = bound.bits_per_dim(draws, 4)
+    assert {term: values.tolist() for term, values in bits.items() if term != "total"} == {
+        term: [pytest.approx(row) for row in values] for term, values in nats.items()
+    }
+    assert bits["total"].tolist() == [pytest.approx([1.03, 2.03])]
+
+
 def test_the_standard_error_of_the_curve_is_how_far_it_scatters():
     rng = np.random.default_rng(0)
     found = []

@@ -27,7 +27,7 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
     "solver for DiffEnc": (
         "runs.vdm",
         {
-            "family": "diffenc", "data": "data/prepared", "depths": [3, 5],
+            "family": "diffenc", "data": "data/prepared", "optimal_variance_steps": [3, 5],
             "model": {"schedule": {"kind": "linear-logsnr"}, "kind": "non-trainable"},
             "training": {"steps": 1, "learning_rate": 0.1},
         },
@@ -47,7 +47,7 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
     ),
     "variances that nobody estimated": (
         "samples.vdm-ddim-5", {"run": "vdm", "sampler": {"kind": "ancestral", "variance": "optimal"}, "steps": 4, "images": 60},
-        ["samples.vdm-ddim-5.steps is 4", "variance: optimal", "runs.vdm.depths: 3, 5"],
+        ["samples.vdm-ddim-5.steps is 4", "variance: optimal", "runs.vdm.optimal_variance_steps: 3, 5"],
     ),
     "negative guidance": ("samples.latent-guided-5.guidance", -1.0, ["guidance is -1.0", "greater than or equal to 0"]),
     "guidance without labels": (

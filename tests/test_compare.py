@@ -241,11 +241,20 @@ def test_the_inception_distance_is_called_fid(root: Path) -> None:
         content = json.loads(path.read_text().replace('"fd"', '"fid"').replace("convnet@", "inception@"))
         write_json(path, content)
     for path in root.glob("evaluations/*/details.json"):
-        path.write_text(path.read_text().replace('"fd"', '"fid"'))
+        path.write_text(path.read_text().replace('"fd"', '"fid"').replace('"FD"', '"FID"'))
     rows = compare.run(params(), root)["samples"]
     assert rows[0]["fid"] == SAMPLES["ddpm-ancestral"][4]
     assert "fd" not in rows[0]
     assert "FID (95 %) ↓" in (root / "reports" / "compare.md").read_text()
+
+
+def test_evaluations_of_other_metrics_are_refused(root: Path) -> None:
+    path = root / "evaluations" / "vdm-ddim" / "details.json"
+    content = json.loads(path.read_text())
+    content["measured"]["metrics"] = [metric for metric in content["measured"]["metrics"] if metric["name"] != "kid"]
+    write_json(path, content)
+    with pytest.raises(ValueError, match=r"not comparable.*baselines.*fd, kid, .*vdm-ddim.*dvc repro baselines evaluate@vdm"):
+        compare.run(params(), root)
 
 
 def test_outputs_are_the_same_bytes_again(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -39,10 +39,7 @@ samples:
   small: {run: ddpm, sampler: {kind: ancestral}, steps: 7, images: 40}
 evaluate:
   extractor: convnet
-  nearest_k: 3
-  kid_subsets: 5
-  kid_subset_size: 20
-  inception_score_splits: 2
+  metrics: {prdc: {nearest_k: 3}, kid: {subsets: 5, subset_size: 20}, inception_score: {splits: 2}}
   interval_resamples: 10
   baseline_images: 50
 """
@@ -53,8 +50,8 @@ class Rows:
 
     hash, feature_dim, device = "ab" * 32, 8, torch.device("cpu")
 
-    def __init__(self, name: str = "rows") -> None:
-        self.name = name
+    def __init__(self, name: str = "rows", distance: str = "fd", knows_classes: bool = True) -> None:
+        self.name, self.distance, self.knows_classes = name, distance, knows_classes
 
     def __call__(self, codes: np.ndarray) -> Features:
         if codes.max() > 15:
@@ -129,7 +126,7 @@ def test_writes_rounded_numbers_with_their_provenance_and_details_in_full(projec
     metrics, details, validation = (artifacts.read_json(file) for file in outputs(project))
     data = DataDirectory.open(project / "data/prepared")
     assert {key: list(values) for key, values in metrics.items()} == {
-        "quality": ["fd", "kid", "precision", "density", "inception_score"],
+        "quality": ["fd", "kid", "inception_score", "precision", "density"],
         "diversity": ["recall", "coverage"],
         "memorisation": [
             "memorised",
@@ -156,7 +153,10 @@ def test_writes_rounded_numbers_with_their_provenance_and_details_in_full(projec
     assert details["sample"]["weights"] == "cd" * 32
     assert details["measured"]["data"] == data.hash
     assert details["measured"]["extractor"] == {"name": "rows", "hash": "ab" * 32, "feature_dim": 8}
-    assert details["measured"]["settings"]["neighbours"] == 3
+    assert details["measured"]["settings"] == {
+        "metrics": {"kid": {"subsets": 5, "subset_size": 20}, "inception_score": {"splits": 2}, "prdc": {"nearest_k": 3}},
+        "interval_resamples": 10,
+    }
     assert validation == {"success": True, "failures": [], "results": [{"rule": "made up"}]}
 
     images, nonfinite, predicted, real = check.asked
@@ -239,13 +239,14 @@ def test_images_that_the_extractor_cannot_take_fail_too(project: Path):
     assert not outputs(project)[0].exists()
 
 
-def test_only_inception_has_an_fid(project: Path):
+def test_the_extractor_says_what_the_distance_is_called_and_whether_it_knows_the_classes(project: Path):
     check = Check()
-    evaluate.run(params(project), "small", project, Rows("inception"), check)
+    evaluate.run(params(project), "small", project, Rows("elsewhere", distance="fid", knows_classes=False), check)
     metrics, details = (artifacts.read_json(file) for file in outputs(project)[:2])
     assert next(iter(metrics["quality"])) == "fid"
     assert "fd" not in metrics["quality"]
     assert set(details["intervals"]) == set(details["values"]) == {*metrics["quality"], *metrics["diversity"]}
+    assert details["measured"]["distance"] == "fid"
     assert check.asked[2] is None  # its classes are not those of the data
 
 

@@ -73,6 +73,8 @@ NEVER = {
     "pipeline.diffusion": ("numpy", "yaml"),
     "pipeline.networks": ("numpy", "yaml"),
 }
+# A module and why it may spell the name of a family whose folder it is not in.
+NAMES_FAMILIES = {"pipeline.reporting.findings": "what a paper found is said of its own family"}
 # Not there on a machine that only trains: pipeline, storage, flows, data contracts.
 NOT_FOR_TRAINING = ["dvc", "prefect", "great_expectations", "boto3", "botocore", "fastapi", "pandas"]
 HEAVY = ["torch", "torchvision", "sklearn", "scipy", "pandas", "matplotlib", "great_expectations", "PIL"]
@@ -263,6 +265,32 @@ def test_abilities_are_asked_of_types_and_members() -> None:
     assert {name: asked for name, asked in found.items() if asked} == {}
     mistake = 'if hasattr(model, "guide") or getattr(model, "labels", False): print(getattr(model, name))'
     assert asks_by_spelling(mistake) == ["hasattr(model, 'guide')", "getattr(model, 'labels', False)"]
+
+
+def families_named(root: Path) -> list[str]:
+    """Where code outside a family's folder spells the family's name, or imports from the folder, one line each."""
+    known = modules(root)
+    families = {file.parent.name for file in (root / "pipeline" / "families").glob("*/model.py")}
+    found = []
+    for name, file in known.items():
+        texts = {node.value for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, ast.Constant)}
+        imported = set(imports(name, file, known))
+        for family in families:
+            package = f"pipeline.families.{family}"
+            if not within(name, package) and name not in NAMES_FAMILIES:
+                found += [f"{name} says {family}"] if family in texts else []
+                found += [f"{name} imports {other}" for other in sorted(imported) if within(other, package)]
+    return found
+
+
+def test_families_are_found_by_the_name_in_the_parameter_file(tmp_path: Path) -> None:
+    """What one family alone can do, it offers by a role or a module that every family may have."""
+    assert families_named(REPOSITORY) == []
+    (tmp_path / "pipeline/families/a").mkdir(parents=True)
+    (tmp_path / "pipeline/families/a/model.py").write_text('NAME = "a"\n', encoding="utf-8")
+    (tmp_path / "pipeline/b.py").write_text("from pipeline.families.a import model\n", encoding="utf-8")
+    (tmp_path / "pipeline/c.py").write_text('def is_a(run):\n    return run.family == "a"\n', encoding="utf-8")
+    assert sorted(families_named(tmp_path)) == ["pipeline.b imports pipeline.families.a.model", "pipeline.c says a"]
 
 
 TRAINS = """

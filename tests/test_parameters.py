@@ -124,7 +124,6 @@ SUMMARIES = {"check", "compare", "report"}
 ALSO = {
     "data.near_duplicate_grey_levels": ["evaluate@*", "baselines"],
     "evaluate.extractor": ["study@*"],
-    "evaluate.reference": ["study@*"],
 }
 
 

@@ -210,6 +210,20 @@ def test_second_repro_does_nothing(done: Project) -> None:
 
 
 @pytest.mark.slow
+def test_a_fresh_clone_says_whether_the_lock_fits(done: Project, tmp_path: Path) -> None:
+    """Without results, cache or remote: every stage fits, until the code of one of them has changed."""
+    assert "dvc.lock fits" in done.call(".ci/locked")
+    project = done.copy(tmp_path / "project")
+    with (project.folder / "pipeline" / "bound.py").open("a", encoding="utf-8") as file:
+        file.write("# changed\n")
+    project.commit()
+    said = project.call(".ci/locked", status=1)
+    named = {line.strip() for line in said.splitlines() if line.startswith("  ")}
+    assert named
+    assert {name.partition("@")[0] for name in named} == {"bound"}
+
+
+@pytest.mark.slow
 def test_one_run_changes_nothing_else(changed: tuple[Project, str]) -> None:
     project, output = changed
     names = {"vdm", *(name for name, sample in project.params["samples"].items() if sample["run"] == "vdm")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -17,7 +17,7 @@ def sentence(error: ValidationError, prefix: str, kind: Any) -> str:
     key = ".".join([*([prefix] if prefix else []), *location]) or "params.yaml"
     more = len(error.errors()) - 1
     also = f" ({more} more problem{'s' if more > 1 else ''} after this one)" if more else ""
-    context = cast(dict[str, Any], first.get("ctx", {}))
+    context = first.get("ctx", {})
     value = _short(first["input"])
     match first["type"]:
         case "value_error":
@@ -57,9 +57,9 @@ def _guess(value: str, allowed: list[str]) -> str:
 
 
 def listed(values: Iterable[object]) -> str:
-    ordered = list(values)
-    ordered = sorted(ordered) if all(isinstance(value, int) for value in ordered) else sorted(map(str, ordered))
-    return ", ".join(map(str, ordered))
+    found = list(values)
+    numbers = [value for value in found if isinstance(value, int)]
+    return ", ".join(map(str, sorted(numbers)) if len(numbers) == len(found) else sorted(map(str, found)))
 
 
 def _short(value: Any) -> str:

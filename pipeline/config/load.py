@@ -1,7 +1,7 @@
 """params.yaml -> frozen, strict types. The only reader of params.yaml.
 
-Blocks whose meaning belongs to a module (`model:` to the family, `source:` to the data set, `sampler:` to the sampler, the values
-of a study to the study) are kept as mappings by `load_params` and read by that module's own `Config`; the stage `check` reads
+Blocks whose meaning belongs to a module (`model:` to the family, `source:` to the data set, `sampler:` to the sampler, what a
+study asks to the study) are kept as mappings by `load_params` and read by that module's own `Config`; the stage `check` reads
 every one of them, so that a bad value ends before any other stage works.
 """
 
@@ -20,7 +20,7 @@ from pipeline.config.schema import Params, Run
 from pipeline.config.text import read, tuples
 
 # What `defaults:` may hold, and where it is put under: a role is a place in blocks of params.yaml.
-ROLES = {
+ROLES: dict[str, list[tuple[str, ...]]] = {
     "training": [("extractors", "training"), ("codecs", "training"), ("runs", "training")],
     "bound": [("bounds",)],
 }
@@ -72,6 +72,14 @@ def read_model(run: Run, key: str) -> FamilyConfig:
     """The `model` block of `run`, which stands at `key` of params.yaml, as its family reads it. Imports torch."""
     block: FamilyConfig = read_block(plugins.family(run.family).Config, run.model, f"{key}.model")
     return block
+
+
+def read_metrics(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """By name, the settings of every metric of pipeline/metrics, from evaluate.metrics of params.yaml. Imports torch."""
+    return {
+        name: read_block(plugins.module("metrics", name).Config, settings.get(name, {}), f"evaluate.metrics.{name}")
+        for name in plugins.names("metrics")
+    }
 
 
 def read_plugin(room: str, values: Mapping[str, Any], key: str) -> Any:

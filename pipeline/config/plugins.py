@@ -1,8 +1,8 @@
-"""What params.yaml may name and is found in a folder: families, data sets, samplers, studies. Nothing lists them by hand.
+"""What params.yaml may name and is found in a folder: families, data sets, samplers, metrics, studies. No list is kept by hand.
 
-A plug-in is a module with a `Config`, the pydantic type that reads its block: pipeline/families/<name>/model.py,
-pipeline/datasets/<name>.py, pipeline/samplers/<name>.py, pipeline/studies/<name>.py. Modules beside them without a `Config` are
-their helpers.
+A plug-in is a module with a `Config`, the pydantic type that reads its block: pipeline/families/<name>/model.py, and
+pipeline/<room>/<name>.py for datasets, samplers, metrics and studies. Modules beside them without a `Config` are their helpers.
+pipeline/families/<name>/compose.py beside a model puts it together from trained runs.
 """
 
 from __future__ import annotations

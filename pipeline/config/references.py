@@ -75,14 +75,9 @@ def check_references(params: Params) -> None:
                 raise unknown(f"{role}.{name}.family", run.family, plugins.names("families"))
     if params.data.kind not in plugins.names("datasets"):
         raise unknown("data.kind", params.data.kind, plugins.names("datasets"))
-    sizes = {f"samples.{name}.images": sample.images for name, sample in params.samples.items()}
-    for key, images in {**sizes, "evaluate.baseline_images": params.evaluate.baseline_images}.items():
-        # Intervals are taken from halves of the images, and a neighbour is another image.
-        half = images // 2 if params.evaluate.interval_resamples else images
-        for name, most in (("kid_subset_size", images), ("inception_score_splits", half), ("nearest_k", half - 1)):
-            value = getattr(params.evaluate, name)
-            if value > most:
-                raise ValueError(f"evaluate.{name} is {value}; allowed: up to {most} with {key}, which is {images}")
+    for name in params.evaluate.metrics:
+        if name not in plugins.names("metrics"):
+            raise unknown("evaluate.metrics", name, plugins.names("metrics"))
 
 
 def _data_directories(params: Params, role: str) -> list[str]:

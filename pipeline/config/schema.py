@@ -165,15 +165,16 @@ class Bound(StrictConfig):
 
 
 class Evaluate(StrictConfig):
-    """How samples are measured against `reference`, in the features of `extractor`, a name under extractors:."""
+    """How samples are measured against `reference`, in the features of `extractor`, a name under extractors:.
+
+    `metrics`: the settings of those that have some, by module of pipeline/metrics; every metric there is measured.
+    `interval_resamples`: halves of the images behind every interval, 0 for no intervals.
+    """
 
     extractor: Name
     inception_weights: str | None = None
     reference: Literal["train", "test"]
-    nearest_k: Positive
-    kid_subsets: Positive
-    kid_subset_size: Annotated[int, Field(ge=2)]
-    inception_score_splits: Positive
+    metrics: dict[str, dict[str, Any]] = Field(default_factory=dict)
     interval_resamples: NotNegative
     baseline_images: Positive
     seed: NotNegative

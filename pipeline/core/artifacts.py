@@ -66,7 +66,8 @@ def write_array(path: str | Path, array: NDArray[Any]) -> None:
 
 def read_array(path: str | Path) -> NDArray[Any]:
     """A read-only memory map."""
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+    array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
 
 
 def hash_bytes(*parts: bytes) -> str:

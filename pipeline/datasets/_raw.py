@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from pipeline.core.contracts import DataSpec
 
 
 @dataclass(frozen=True)
@@ -52,3 +55,11 @@ class Raw:
                 f"training images are {self.train_images.shape[1:]} and test images {self.test_images.shape[1:]} "
                 "(channels, height, width); they must be alike"
             )
+
+    @property
+    def data_spec(self) -> DataSpec:
+        """What a model must know of these images."""
+        from pipeline.core.contracts import DataSpec
+
+        channels, height, width = self.train_images.shape[1:]
+        return DataSpec((channels, height, width), self.levels, self.classes)

@@ -36,11 +36,16 @@ class Features:
 
 
 class Extractor(Protocol):
-    """name: `inception` or a name under extractors:; hash: sha256 of the weights file; feature_dim: F."""
+    """name: `inception` or a name under extractors:; hash: sha256 of the weights file; feature_dim: F.
+
+    distance: what the Frechet distance in its features is called, fd or fid; knows_classes: whether its classes are the data's.
+    """
 
     name: str
     hash: str
     feature_dim: int
+    distance: str
+    knows_classes: bool
     device: torch.device
 
     def __call__(self, codes: NDArray[np.uint8]) -> Features:
@@ -49,6 +54,9 @@ class Extractor(Protocol):
 
 class ClassifierExtractor:
     """A trained classifier as a metric space. `model`, a network, maps bin centres in [-1, 1] to (N, feature_dim)."""
+
+    distance = "fd"
+    knows_classes = True
 
     def __init__(
         self,
@@ -89,6 +97,8 @@ class InceptionExtractor:
 
     name = INCEPTION
     feature_dim = 2048
+    distance = "fid"
+    knows_classes = False
 
     def __init__(self, weights: str | Path, spec: DataSpec, *, device: torch.device | str = "cpu", batch: int = 50) -> None:
         from torchvision.models import Inception3

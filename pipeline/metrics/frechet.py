@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.metrics import base
+from pipeline.metrics.base import Column, Found, Images, Keyed, MetricConfig, Real
 from pipeline.metrics.features import matrix
 
 
@@ -46,3 +48,30 @@ def frechet_distance(first: Moments, second: Moments) -> float:
     traces = np.sum(first.factor**2) + np.sum(second.factor**2)
     overlap = torch.linalg.svdvals(torch.from_numpy(first.factor) @ torch.from_numpy(second.factor).T).sum()
     return float(shift + traces - 2 * overlap)
+
+
+class Config(MetricConfig):
+    """No settings."""
+
+
+class Metric(base.Metric):
+    order = 10
+    reads = "features"
+
+    def __init__(self, name: str, config: Config, distance: str) -> None:
+        super().__init__(name, config, distance)
+        title = distance.upper()
+        self.columns = (Column(distance, title, "quality", "lower", interval_in_table=True, on_front=True),)
+        if distance == "fid":
+            self.explanation = "FID is the Fréchet distance in Inception-v3 features, with the weights named here."
+        else:
+            self.explanation = (
+                f"{title} is the Fréchet distance between Gaussians fitted to the extractor's features: it is not FID, which "
+                "is defined by Inception-v3, and compares only within one extractor and one number of images."
+            )
+
+    def describe(self, real: Real) -> Moments:
+        return moments(real.reference.features)
+
+    def measure(self, generated: Images, known: Moments, rng: Keyed) -> Found:
+        return Found({self.distance: frechet_distance(moments(generated.features), known)})

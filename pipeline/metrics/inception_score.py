@@ -10,6 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.config.base import Positive
+from pipeline.metrics import base
+from pipeline.metrics.base import Column, Found, Images, Keyed, MetricConfig
 from pipeline.metrics.features import matrix
 
 
@@ -39,7 +42,9 @@ def inception_score(probabilities: NDArray[np.floating], splits: int, rng: np.ra
     if (p < 0).any() or np.abs(p.sum(axis=1) - 1).max() > 1e-3:
         raise ValueError("class probabilities must be 0 or more and sum to 1 for every image; pass a softmax, not logits")
     if len(p) < splits:
-        raise ValueError(f"evaluate.inception_score_splits is {splits}; allowed is at most {len(p)}, the number of images")
+        raise ValueError(
+            f"evaluate.metrics.inception_score.splits is {splits}; allowed is at most {len(p)}, the number of images"
+        )
     return InceptionScore(np.array([_score(part) for part in np.array_split(p[rng.permutation(len(p))], splits)]))
 
 
@@ -48,3 +53,30 @@ def _score(p: NDArray[np.float64]) -> float:
     marginal = np.broadcast_to(p.mean(axis=0), p.shape)
     seen = p > 0
     return float(np.exp((p[seen] * np.log(p[seen] / marginal[seen])).sum() / len(p)))
+
+
+class Config(MetricConfig):
+    """`splits`: equal parts of the images; the score is their mean."""
+
+    splits: Positive
+
+    def largest(self, images: int, half: int) -> dict[str, int]:
+        return {"splits": half}
+
+
+class Metric(base.Metric):
+    order = 30
+    reads = "probabilities"
+    columns = (Column("inception_score", "inception score", "quality", "higher", decimals=2),)
+    explanation = (
+        "The inception score is 1 where the extractor sees all images alike, and the number of its classes where it sees each "
+        "of them equally often and clearly; it looks at no real image."
+    )
+
+    @property
+    def fewest(self) -> int:
+        return int(self.config.splits)
+
+    def measure(self, generated: Images, known: object, rng: Keyed) -> Found:
+        found = inception_score(generated.probabilities, self.config.splits, rng("inception score"))
+        return Found({"inception_score": found.mean}, {"inception_score_std": found.std}, found)

@@ -6,11 +6,16 @@ The name is kept for any extractor, as the file formats do; which one it was sta
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 
+from pipeline.config.base import Positive
+from pipeline.metrics import base
+from pipeline.metrics.base import Column, Found, Images, Keyed, MetricConfig, Real
 from pipeline.metrics.features import matrix
 
 BLOCK = 512
@@ -76,7 +81,9 @@ def kernel_distance(
         raise ValueError(f"features have widths {x.shape[1]} and {y.shape[1]}; use one extractor for both sets")
     smaller = min(len(x), len(y))
     if size > smaller:
-        raise ValueError(f"evaluate.kid_subset_size is {size}; allowed is at most {smaller}, the images of the smaller set")
+        raise ValueError(
+            f"evaluate.metrics.kid.subset_size is {size}; allowed is at most {smaller}, the images of the smaller set"
+        )
     values = [
         mmd(x[rng.choice(len(x), size, replace=False)], y[rng.choice(len(y), size, replace=False)]) for _ in range(subsets)
     ]
@@ -108,3 +115,36 @@ def _own(points: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _blocks(points: NDArray[np.float64]) -> list[NDArray[np.float64]]:
     return [points[start : start + BLOCK] for start in range(0, len(points), BLOCK)]
+
+
+class Config(MetricConfig):
+    """`subsets`: pairs of random subsets of `subset_size` images each; KID is their mean."""
+
+    subsets: Positive
+    subset_size: Annotated[int, Field(ge=2)]
+
+    def largest(self, images: int, half: int) -> dict[str, int]:
+        return {"subset_size": images}
+
+
+class Metric(base.Metric):
+    order = 20
+    reads = "features"
+    columns = (Column("kid", "KID", "quality", "lower", on_front=True),)
+    explanation = "KID is the kernel distance of Bińkowski et al. in the same features; it has no bias, and may be negative."
+
+    def describe(self, real: Real) -> tuple[NDArray[np.float64], float]:
+        """The features of the reference, and the mean kernel within it."""
+        points = matrix(real.reference.features, least=2)
+        return points, within(points)
+
+    def measure(self, generated: Images, known: tuple[NDArray[np.float64], float], rng: Keyed) -> Found:
+        config, (reference, _) = self.config, known
+        found = kernel_distance(generated.features, reference, config.subsets, config.subset_size, rng("kid subsets"))
+        return Found({"kid": found.mean}, {"kid_std": found.std}, found)
+
+    def of_halves(
+        self, generated: Images, halves: NDArray[np.int64], known: tuple[NDArray[np.float64], float], rng: Keyed
+    ) -> dict[str, NDArray[np.float64]]:
+        """The whole half instead of subsets of it: the same expectation, and no Monte Carlo error of subsets."""
+        return {"kid": of_subsets(generated.features, halves, *known)}

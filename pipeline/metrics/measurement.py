@@ -1,75 +1,85 @@
-"""All sample metrics of one set of generated images against one reference, with intervals."""
+"""Every metric of the folder on one set of generated images against one reference, with intervals."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.metrics import kid
+from pipeline.config import plugins
+from pipeline.config.load import read_metrics
+from pipeline.metrics.base import GROUPS, Column, Found, Images, Keyed, Metric, Real
 from pipeline.metrics.features import Features, matrix
-from pipeline.metrics.frechet import Moments, frechet_distance, moments
-from pipeline.metrics.inception_score import InceptionScore, inception_score
 from pipeline.metrics.interval import Interval, halves, interval
-from pipeline.metrics.prdc import Manifold, Neighbourhoods, manifold, neighbourhoods, of_subsets
-
-# rng(purpose): a generator keyed by the purpose, so that no metric's draws depend on another's.
-Keyed = Callable[[str], np.random.Generator]
-
-QUALITY = ("fd", "kid", "precision", "density", "inception_score")
-DIVERSITY = ("recall", "coverage")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """neighbours: k of precision, recall, density and coverage; replicates: halves for the intervals, 0 for none."""
-
-    nearest_k: int
-    kid_subsets: int
-    kid_subset_size: int
-    inception_score_splits: int
-    replicates: int
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What the metrics need of the reference images, computed once. kernel: the mean kernel within the set."""
+    """known: by the name of a metric, what it needs of the real images; replicates: halves for the intervals, 0 for none."""
 
-    features: NDArray[np.float64]
-    moments: Moments
-    manifold: Manifold
-    kernel: float
+    metrics: tuple[Metric, ...]
+    known: Mapping[str, Any]
+    replicates: int
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Per-image, per-subset and per-split results; `intervals` by the names of `values`, empty if none were asked for."""
+    """found: by the name of a metric; intervals: by the keys of the columns that have one, empty if none were asked for."""
 
-    frechet: float
-    kid: kid.KernelDistance
-    inception_score: InceptionScore
-    neighbourhoods: Neighbourhoods
+    metrics: tuple[Metric, ...]
+    found: Mapping[str, Found]
     intervals: Mapping[str, Interval]
 
     @property
     def values(self) -> dict[str, float]:
-        """The numbers that are compared: QUALITY and DIVERSITY by name."""
-        return {
-            "fd": self.frechet,
-            "kid": self.kid.mean,
-            "inception_score": self.inception_score.mean,
-            **_shares(self.neighbourhoods),
+        """Every number by its key, in the order of the tables."""
+        every = {key: value for found in self.found.values() for key, value in found.values.items()}
+        return {column.key: every[column.key] for column in columns(self.metrics)}
+
+
+def open_metrics(settings: Mapping[str, Mapping[str, Any]], distance: str) -> tuple[Metric, ...]:
+    """The metrics of the folder in the order of their columns. Raises ValueError for settings that one cannot read.
+
+    settings: evaluate.metrics of params.yaml; distance: what the Frechet distance in the extractor's features is called.
+    """
+    found = [plugins.module("metrics", name).Metric(name, config, distance) for name, config in read_metrics(settings).items()]
+    ordered = tuple(sorted(found, key=lambda metric: (metric.order, metric.name)))
+    keys = [column.key for metric in ordered for column in metric.columns]
+    assert len(keys) == len(set(keys)), f"two metrics have one key: {sorted(keys)}"
+    return ordered
+
+
+def columns(metrics: tuple[Metric, ...]) -> list[Column]:
+    """Every column, in the order of the tables: by group, and within a group by metric."""
+    return [column for group in GROUPS for metric in metrics for column in metric.columns if column.group == group]
+
+
+def description(metrics: tuple[Metric, ...]) -> list[dict[str, Any]]:
+    """What tables need to know of the metrics, for JSON."""
+    return [
+        {
+            "name": metric.name,
+            "explanation": metric.explanation,
+            "intervals": metric.resampled,
+            "columns": [asdict(column) for column in metric.columns],
         }
+        for metric in metrics
+    ]
 
 
-def describe(features: NDArray[np.floating], settings: Settings) -> Reference:
-    """(R, F) features of the reference images. Raises ValueError for too few images or values that are not finite."""
-    points = matrix(features, least=2)
-    return Reference(points, moments(points), manifold(points, settings.nearest_k), kid.within(points))
+def images(codes: NDArray[np.uint8], found: Features) -> Images:
+    """A set to measure. Raises ValueError for fewer than 2 images or features that are not finite."""
+    return Images(codes, matrix(found.features, least=2), found.probabilities)
+
+
+def describe(real: Real, metrics: tuple[Metric, ...], replicates: int) -> Reference:
+    """Everything that is computed once. Raises ValueError for too few real images."""
+    return Reference(metrics, {metric.name: metric.describe(real) for metric in metrics}, replicates)
 
 
 @contextlib.contextmanager
@@ -83,55 +93,35 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@one_thread()
-def measure(generated: Features, reference: Reference, settings: Settings, rng: Keyed) -> Measurement:
-    """Every metric of N generated images. Raises ValueError for too few images, or features that are not finite."""
-    points = matrix(generated.features, least=2)
-    count = len(points)
-    needed = max(settings.nearest_k + 1, settings.inception_score_splits, 2)
-    if settings.replicates and count < 2 * needed:
-        raise ValueError(
-            f"there are {count} images; intervals from halves of them need {2 * needed} or more with evaluate.nearest_k "
-            f"{settings.nearest_k} and evaluate.inception_score_splits {settings.inception_score_splits}; "
-            "sample more, or set evaluate.interval_resamples to 0"
-        )
-    distance = kid.kernel_distance(
-        points, reference.features, settings.kid_subsets, settings.kid_subset_size, rng("kid subsets")
-    )
-    measured = Measurement(
-        frechet=frechet_distance(moments(points), reference.moments),
-        kid=distance,
-        inception_score=inception_score(generated.probabilities, settings.inception_score_splits, rng("inception score")),
-        neighbourhoods=neighbourhoods(manifold(points, settings.nearest_k), reference.manifold),
-        intervals={},
-    )
-    if not settings.replicates:
+def measure(generated: Images, reference: Reference, rng: Keyed) -> Measurement:
+    """Every metric of N generated images. Raises ValueError for too few images."""
+    resampled = [metric for metric in reference.metrics if metric.resampled and reference.replicates]
+    _enough(len(generated), resampled)
+    found: dict[str, Found] = {}
+    for metric in reference.metrics:
+        # Searches among all pixels are large products, and faster with all threads.
+        with contextlib.nullcontext() if metric.reads == "pixels" else one_thread():
+            found[metric.name] = metric.measure(generated, reference.known[metric.name], rng)
+        keys = [column.key for column in metric.columns]
+        assert set(found[metric.name].values) == set(keys), f"metric {metric.name} measures {found[metric.name]}, not {keys}"
+    measured = Measurement(reference.metrics, found, {})
+    if not resampled:
         return measured
-    replicates = _replicates(generated, points, reference, settings, rng)
-    intervals = {name: interval(measured.values[name], np.array(found), count) for name, found in replicates.items()}
-    return replace(measured, intervals=intervals)
+    chosen, values = halves(len(generated), reference.replicates, rng("halves")), measured.values
+    intervals: dict[str, Interval] = {}
+    with one_thread():
+        for metric in resampled:
+            replicates = metric.of_halves(generated, chosen, reference.known[metric.name], rng)
+            intervals |= {key: interval(values[key], each, len(generated)) for key, each in replicates.items()}
+    ordered = {key: intervals[key] for key in values if key in intervals}
+    return Measurement(reference.metrics, found, ordered)
 
 
-def _replicates(
-    generated: Features, points: NDArray[np.float64], reference: Reference, settings: Settings, rng: Keyed
-) -> dict[str, list[float]]:
-    """Every metric of each of the halves."""
-    shuffle, chosen = rng("inception score of halves"), halves(len(points), settings.replicates, rng("halves"))
-    shares = [_shares(some) for some in of_subsets(points, chosen, settings.nearest_k, reference.manifold)]
-    splits = settings.inception_score_splits
-    return {
-        "fd": [frechet_distance(moments(points[half]), reference.moments) for half in chosen],
-        # The whole half instead of subsets of it: the same expectation, and no Monte Carlo error of subsets.
-        "kid": kid.of_subsets(points, chosen, reference.features, reference.kernel).tolist(),
-        "inception_score": [inception_score(generated.probabilities[half], splits, shuffle).mean for half in chosen],
-        **{name: [share[name] for share in shares] for name in shares[0]},
-    }
-
-
-def _shares(found: Neighbourhoods) -> dict[str, float]:
-    return {
-        "precision": float(found.precise.mean()),
-        "density": float(found.densities.mean()),
-        "recall": float(found.recalled.mean()),
-        "coverage": float(found.covered.mean()),
-    }
+def _enough(count: int, resampled: list[Metric]) -> None:
+    """Raises ValueError where a half of the images is too few for one of the metrics."""
+    most = max(resampled, key=lambda metric: metric.fewest, default=None)
+    if most is not None and count < 2 * most.fewest:
+        raise ValueError(
+            f"there are {count} images; intervals from halves of them need {2 * most.fewest} or more with the metric "
+            f"{most.name}; sample more, ask less by evaluate.metrics.{most.name}, or set evaluate.interval_resamples to 0"
+        )

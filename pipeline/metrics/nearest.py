@@ -23,6 +23,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.metrics import base
+from pipeline.metrics.base import Column, Found, Images, Keyed, MetricConfig, Real
 from pipeline.metrics.distances import BLOCK, squared_distances
 
 POINTS = 8192  # training images in memory as floating point at a time
@@ -137,3 +139,37 @@ def _of_block(queries: NDArray[np.number], points: NDArray[np.number], k: int) -
 
 def _flat(images: NDArray[np.number], kind: type[np.floating]) -> Tensor:
     return torch.from_numpy(images.reshape(len(images), -1).astype(kind))
+
+
+class Config(MetricConfig):
+    """No settings."""
+
+
+class Metric(base.Metric):
+    order = 50
+    reads = "pixels"
+    resampled = False  # counts of rare events: a half may have none of them
+    columns = (
+        Column("memorised", "memorised", "memorisation", "lower"),
+        Column("closer_than_test", "closer than test", "memorisation", None),
+        Column("distance_ratio", "distance ratio", "memorisation", None),
+        Column("training_copies", "copies of training images", "memorisation", "lower"),
+    )
+    explanation = (
+        "Distances are Euclidean between pixels, to the training images. Memorised: the share of images whose nearest training "
+        "image is less than a third as far as the second nearest (Yoon et al. 2023), or equal to them. Closer than test: the "
+        "share closer to a training image than 1 % of the test images are; fresh real images have 0.01, training images 1. "
+        "Distance ratio: the median distance to the nearest training image over that of the test images; below 1 means closer "
+        "than fresh real images."
+    )
+
+    @property
+    def fewest(self) -> int:
+        return 1
+
+    def describe(self, real: Real) -> tuple[NDArray[np.uint8], Nearest]:
+        return real.training, nearest(real.test, real.training)
+
+    def measure(self, generated: Images, known: tuple[NDArray[np.uint8], Nearest], rng: Keyed) -> Found:
+        found = memorisation(generated.codes, *known)
+        return Found(found.values, found.details(), found)

@@ -22,6 +22,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.config.base import Positive
+from pipeline.metrics import base
+from pipeline.metrics.base import Column, Found, Images, Keyed, MetricConfig, Real
 from pipeline.metrics.distances import blocks
 from pipeline.metrics.features import matrix
 
@@ -58,7 +61,9 @@ class Manifold:
 def manifold(features: NDArray[np.floating], k: int) -> Manifold:
     """Balls of the k-th nearest neighbour. Raises ValueError for fewer than k + 1 points or values that are not finite."""
     if len(features) < k + 1:
-        raise ValueError(f"evaluate.nearest_k is {k}; allowed is at most {len(features) - 1}, the images of a set less one")
+        raise ValueError(
+            f"evaluate.metrics.prdc.nearest_k is {k}; allowed is at most {len(features) - 1}, the images of a set less one"
+        )
     points = torch.from_numpy(matrix(features, least=2))
     radii = []
     for start, distances in blocks(points, points):
@@ -117,3 +122,52 @@ def of_subsets(points: NDArray[np.floating], subsets: NDArray[np.int64], k: int,
         Neighbourhoods(balls[subset].numpy(), rows_recalled[number], rows_covered[number], k)
         for number, subset in enumerate(chosen)
     ]
+
+
+class Config(MetricConfig):
+    """`nearest_k`: which nearest neighbour the radius of a ball reaches to."""
+
+    nearest_k: Positive
+
+    def largest(self, images: int, half: int) -> dict[str, int]:
+        return {"nearest_k": half - 1}
+
+
+class Metric(base.Metric):
+    order = 40
+    reads = "features"
+    columns = (
+        Column("precision", "precision", "quality", "higher", decimals=3, on_front=True),
+        Column("density", "density", "quality", "higher", decimals=3),
+        Column("recall", "recall", "diversity", "higher", decimals=3, on_front=True),
+        Column("coverage", "coverage", "diversity", "higher", decimals=3, on_front=True),
+    )
+    explanation = (
+        "Precision and density say how many samples look real; recall and coverage, how much of the reference they reach."
+    )
+
+    @property
+    def fewest(self) -> int:
+        return int(self.config.nearest_k) + 1
+
+    def describe(self, real: Real) -> Manifold:
+        return manifold(real.reference.features, self.config.nearest_k)
+
+    def measure(self, generated: Images, known: Manifold, rng: Keyed) -> Found:
+        found = neighbourhoods(manifold(generated.features, self.config.nearest_k), known)
+        return Found(_shares(found), results=found)
+
+    def of_halves(
+        self, generated: Images, halves: NDArray[np.int64], known: Manifold, rng: Keyed
+    ) -> dict[str, NDArray[np.float64]]:
+        shares = [_shares(found) for found in of_subsets(generated.features, halves, self.config.nearest_k, known)]
+        return {name: np.array([share[name] for share in shares]) for name in shares[0]}
+
+
+def _shares(found: Neighbourhoods) -> dict[str, float]:
+    return {
+        "precision": float(found.precise.mean()),
+        "density": float(found.densities.mean()),
+        "recall": float(found.recalled.mean()),
+        "coverage": float(found.covered.mean()),
+    }

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from pipeline.metrics.features import INCEPTION, Extractor
-from pipeline.metrics.measurement import DIVERSITY, QUALITY, Measurement, Settings
-from pipeline.metrics.nearest import Memorisation
+from pipeline.metrics.base import GROUPS, Metric
+from pipeline.metrics.features import Extractor
+from pipeline.metrics.measurement import Measurement, columns, description
+
+# Its numbers are counts and searches of single images, which stand together with their details.
+APART = "memorisation"
 
 
 @dataclass(frozen=True)
@@ -19,12 +22,8 @@ class Ground:
     data: str
     split: str
     references: int
-    settings: Settings
-
-    @property
-    def distance(self) -> str:
-        """The key of the Frechet distance: FID is its name in Inception features only."""
-        return "fid" if self.extractor.name == INCEPTION else "fd"
+    metrics: tuple[Metric, ...]
+    replicates: int
 
     def measured(self, images: int, device: str) -> dict[str, Any]:
         """The provenance that stands beside the rounded numbers."""
@@ -37,39 +36,44 @@ class Ground:
         }
 
     def provenance(self) -> dict[str, Any]:
-        """The same in full, but for the images."""
+        """The same in full, but for the images, and what the numbers are."""
+        settings = {metric.name: metric.config.model_dump(mode="json") for metric in self.metrics}
         return {
             "extractor": {name: getattr(self.extractor, name) for name in ("name", "hash", "feature_dim")},
             "data": self.data,
             "reference": {"split": self.split, "images": self.references},
-            "settings": asdict(self.settings),
+            "settings": {
+                "metrics": {name: values for name, values in settings.items() if values},
+                "interval_resamples": self.replicates,
+            },
             "interval": "95 % percentile, random halves of the generated images without replacement; reference held fixed",
+            "distance": self.extractor.distance,
+            "metrics": description(self.metrics),
         }
 
 
-def rounded(found: Measurement, ground: Ground) -> dict[str, dict[str, float]]:
-    """quality and diversity, 4 significant digits."""
-    groups = {"quality": QUALITY, "diversity": DIVERSITY}
+def rounded(found: Measurement) -> dict[str, dict[str, float]]:
+    """The numbers by group: counts as they are, all others with 4 significant digits."""
+    groups: dict[str, dict[str, float]] = {group: {} for group in GROUPS}
+    for column in columns(found.metrics):
+        value = found.values[column.key]
+        groups[column.group][column.key] = value if isinstance(value, int) else significant(value, 4)
+    return groups
+
+
+def details(found: Measurement) -> dict[str, Any]:
+    """Unrounded values; intervals [low, high] and standard errors, both empty if none were asked for; what metrics add."""
+    apart = {column.key for column in columns(found.metrics) if column.group == APART}
+    more: dict[str, Any] = {}
+    more_apart: dict[str, Any] = {}
+    for metric in found.metrics:
+        (more_apart if metric.columns[0].group == APART else more).update(found.found[metric.name].details)
     return {
-        group: _named({name: significant(found.values[name], 4) for name in names}, ground) for group, names in groups.items()
-    }
-
-
-def memorised(found: Memorisation, pairs: Mapping[str, int]) -> dict[str, float]:
-    """The group `memorisation`: shares and the ratio with 4 significant digits, counts as they are."""
-    return {
-        name: value if isinstance(value, int) else significant(value, 4) for name, value in {**found.values, **pairs}.items()
-    }
-
-
-def details(found: Measurement, ground: Ground) -> dict[str, Any]:
-    """Unrounded values; intervals [low, high] and standard errors, both empty if none were asked for."""
-    return {
-        "values": _named(found.values, ground),
-        "intervals": _named({name: [span.low, span.high] for name, span in found.intervals.items()}, ground),
-        "standard_errors": _named({name: span.standard_error for name, span in found.intervals.items()}, ground),
-        "kid_std": found.kid.std,
-        "inception_score_std": found.inception_score.std,
+        "values": _without(found.values, apart),
+        "intervals": {name: [span.low, span.high] for name, span in found.intervals.items()},
+        "standard_errors": {name: span.standard_error for name, span in found.intervals.items()},
+        **more,
+        APART: {**{key: value for key, value in found.values.items() if key in apart}, **more_apart},
     }
 
 
@@ -77,5 +81,5 @@ def significant(value: float, digits: int) -> float:
     return float(f"{value:.{digits}g}")
 
 
-def _named(values: Mapping[str, Any], ground: Ground) -> dict[str, Any]:
-    return {ground.distance if name == "fd" else name: value for name, value in values.items()}
+def _without(values: Mapping[str, float], keys: set[str]) -> dict[str, float]:
+    return {key: value for key, value in values.items() if key not in keys}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.core.contracts import Batch, DataSpec, Random
+from pipeline.config.family import Guidable
+from pipeline.core.contracts import Batch, DataSpec, Generative, Random, Trainable
 
 
 def drop_labels(batch: Batch, share: float, spec: DataSpec, rng: Random) -> Batch:
@@ -46,3 +48,27 @@ def guided(network: nn.Module, strength: float, label_dropout: float, spec: Data
             f"guidance is {strength}; allowed for a run with label_dropout: 0, which knows no image without a class: 1 or null"
         )
     return Guided(network, strength, spec.shape[0], spec)
+
+
+class GuidedModel(Trainable, Generative):
+    """A generative model that is trained with and without the class, so that it can be guided.
+
+    `guided_networks`: the attributes that hold the networks which say what is in z; each has the prediction in its first
+    channels, as many as an image has.
+    """
+
+    config: Guidable
+    spec: DataSpec
+    guided_networks: ClassVar[tuple[str, ...]] = ("network",)
+
+    def with_dropped_labels(self, batch: Batch, rng: Random) -> Batch:
+        """What `loss` learns from: in training with labels, `batch` with `label_dropout` of its classes as none."""
+        if self.training and self.config.labels:
+            return drop_labels(batch, self.config.label_dropout, self.spec, rng)
+        return batch
+
+    def guide(self, strength: float) -> None:
+        """Raises ValueError if the model lacks a network, or never learned to do without the class."""
+        self.config.check_sampling()
+        for name in self.guided_networks:
+            setattr(self, name, guided(self.get_submodule(name), strength, self.config.label_dropout, self.spec))

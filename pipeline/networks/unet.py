@@ -33,7 +33,8 @@ class ResidualBlock(nn.Module):
         scale, shift = self.film(embedding)[:, :, None, None].chunk(2, 1)
         inner = self.conv1(F.silu(self.norm1(h)))
         inner = F.silu(self.norm2(inner) * (1 + scale) + shift)
-        return self.skip(h) + self.conv2(self.dropout(inner))
+        out: Tensor = self.skip(h) + self.conv2(self.dropout(inner))
+        return out
 
 
 class UNet(nn.Module):
@@ -88,16 +89,19 @@ class UNet(nn.Module):
         skips: list[Tensor] = []
         for shrink, blocks in zip(self.shrink, self.down, strict=True):
             h = shrink(h)
-            for block in blocks:  # type: ignore[attr-defined]
+            assert isinstance(blocks, nn.ModuleList)
+            for block in blocks:
                 h = block(h, embedding)
                 skips.append(h)
         h = self.middle(h, embedding)
         for position, blocks in enumerate(self.up):
             if position:
                 h = F.interpolate(h, scale_factor=2.0, mode="nearest")
-            for block in blocks:  # type: ignore[attr-defined]
+            assert isinstance(blocks, nn.ModuleList)
+            for block in blocks:
                 h = block(torch.cat([h, skips.pop()], 1), embedding)
-        return self.head(F.silu(self.norm(h))).float()
+        output: Tensor = self.head(F.silu(self.norm(h)))
+        return output.float()
 
 
 class UNetConfig(StrictConfig):

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from pipeline.config.base import StrictConfig
 from pipeline.core.contracts import DataSpec
-from pipeline.networks.layers import Sinusoid, fourier_features, zeroed
+from pipeline.networks.layers import Layer, Sinusoid, fourier_features, zeroed
 
 
-def lecun(layer: nn.Conv2d | nn.Linear) -> nn.Module:
+def lecun(layer: Layer) -> Layer:
     """Weights from a truncated normal of variance 1 / fan-in, bias zero: flax's default."""
     fan_in = layer.weight[0].numel()
     # Truncation at two standard deviations shrinks the standard deviation by 0.8796.
@@ -48,7 +48,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, h: Tensor, conditioning: Tensor) -> Tensor:
         inner = self.conv1(F.silu(self.norm1(h))) + self.condition(conditioning)[:, :, None, None]
-        return self.skip(h) + self.conv2(self.dropout(F.silu(self.norm2(inner))))
+        out: Tensor = self.skip(h) + self.conv2(self.dropout(F.silu(self.norm2(inner))))
+        return out
 
 
 class Attention(nn.Module):
@@ -69,7 +70,7 @@ class Attention(nn.Module):
         tokens = self.norm(h).flatten(2).transpose(1, 2)
         logits = self.query(tokens) @ self.key(tokens).transpose(1, 2) / math.sqrt(channels)
         raised = torch.exp(logits - logits.detach().amax(-1, keepdim=True))
-        mixed = self.out(raised / raised.sum(-1, keepdim=True) @ self.value(tokens))
+        mixed: Tensor = self.out(raised / raised.sum(-1, keepdim=True) @ self.value(tokens))
         return h + mixed.transpose(1, 2).reshape(batch, channels, height, width)
 
 

@@ -8,11 +8,14 @@ from typing import Any
 
 from pipeline.config.schema import Params
 from pipeline.core.layout import Layout, latents_of
+from pipeline.reporting.measures import Measure, grouped
 from pipeline.reporting.pareto import axes, dominators
 from pipeline.store.results import Source
 
 
-def sample_row(cfg: Params, root: Path, name: str, source: Source, distance: str, bounds: dict[str, Source]) -> dict[str, Any]:
+def sample_row(
+    cfg: Params, root: Path, name: str, source: Source, measures: Sequence[Measure], bounds: dict[str, Source]
+) -> dict[str, Any]:
     """One row of reports/compare.json; bits/dim is null for a run without a bound, intervals where none were asked for."""
     from pipeline.metrics.speed import speed
 
@@ -32,14 +35,15 @@ def sample_row(cfg: Params, root: Path, name: str, source: Source, distance: str
         "images_per_second_low": _rounded(rate.low),
         "images_per_second_high": _rounded(rate.high),
     }
-    for key, value in {distance: source.number(f"quality.{distance}"), **_metrics(source)}.items():
-        low, high = details.interval(f"intervals.{key}") if cfg.evaluate.interval_resamples else (None, None)
-        row |= {key: value, f"{key}_low": _rounded(low), f"{key}_high": _rounded(high)}
+    for measure in grouped(measures, "quality", "diversity"):
+        key, resampled = measure.key, measure.intervals and cfg.evaluate.interval_resamples
+        low, high = details.interval(f"intervals.{key}") if resampled else (None, None)
+        row |= {key: _number(source, measure), f"{key}_low": _rounded(low), f"{key}_high": _rounded(high)}
     return {
         **row,
         "bits_per_dim": bound.number("bits_per_dim.total") if bound else None,
         "bits_per_dim_standard_error": bound.number("bits_per_dim.standard_error") if bound else None,
-        "memorisation": _memorisation(source),
+        "memorisation": _memorisation(source, measures),
         "clip": source.get("measured.clip"),
         "images": source.number("measured.images"),
     }
@@ -65,7 +69,7 @@ def stand(rows: Sequence[dict[str, Any]], distance: str) -> list[dict[str, Any]]
     ]
 
 
-def baseline_rows(source: Source, distance: str) -> list[dict[str, Any]]:
+def baseline_rows(source: Source, measures: Sequence[Measure]) -> list[dict[str, Any]]:
     """Rows of the baselines: the same keys as a sample's where they make sense."""
     rows = []
     for name in source.values:
@@ -75,8 +79,8 @@ def baseline_rows(source: Source, distance: str) -> list[dict[str, Any]]:
                 source.stage,
                 {key: source.get(f"{name}.{key}") for key in ("quality", "diversity", "memorisation")},
             )
-            numbers = {distance: part.number(f"quality.{distance}"), **_metrics(part)}
-            rows.append({"sample": name, **numbers, "memorisation": _memorisation(part)})
+            numbers = {measure.key: _number(part, measure) for measure in grouped(measures, "quality", "diversity")}
+            rows.append({"sample": name, **numbers, "memorisation": _memorisation(part, measures)})
     return rows
 
 
@@ -92,17 +96,12 @@ def bound_row(cfg: Params, name: str, source: Source) -> dict[str, Any]:
     }
 
 
-def _metrics(source: Source) -> dict[str, float]:
-    """What samples and baselines share, in the order of the table."""
-    places = {
-        "kid": "quality", "inception_score": "quality", "precision": "quality", "density": "quality",
-        "recall": "diversity", "coverage": "diversity",
-    }  # fmt: skip
-    return {name: source.number(f"{group}.{name}") for name, group in places.items()}
+def _number(source: Source, measure: Measure) -> float:
+    return source.number(f"{measure.group}.{measure.key}")
 
 
-def _memorisation(source: Source) -> dict[str, float]:
-    return {name: source.number(f"memorisation.{name}") for name in source.get("memorisation")}
+def _memorisation(source: Source, measures: Sequence[Measure]) -> dict[str, float]:
+    return {measure.key: _number(source, measure) for measure in grouped(measures, "memorisation")}
 
 
 def _rounded(value: float | None) -> float | None:

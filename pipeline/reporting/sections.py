@@ -10,8 +10,9 @@ from pipeline.core.layout import Layout, latents_of
 from pipeline.reporting import studies as studied
 from pipeline.reporting.conclusion import HOW
 from pipeline.reporting.findings import EXPLANATION, finding_columns
+from pipeline.reporting.measures import explanations, grouped, stored
 from pipeline.reporting.page import Card, Cards, Code, Facts, Figure, Folded, Paragraph, Part, Picture, Section, Table
-from pipeline.reporting.table import MEMORISATION, bound_columns, front_columns, meaning, memorisation_columns, sample_columns
+from pipeline.reporting.table import bound_columns, front_columns, memorisation_columns, sample_columns
 from pipeline.store.results import Source, columns, existing, training_curve
 
 REPRODUCE = """\
@@ -57,24 +58,22 @@ def trilemma(root: Path, comparison: Source) -> Section:
         [
             *(Paragraph(sentence) for sentence in comparison.get("conclusion")),
             Figure("trilemma", svg, caption),
-            Table(title, front_columns(distance), {"front": comparison.get("samples")}),
+            Table(title, front_columns(stored(comparison), distance), {"front": comparison.get("samples")}),
             Paragraph(HOW.format(distance=distance.upper()), soft=True),
         ],
     )
 
 
 def numbers(comparison: Source) -> Section:
-    title, distance = "Numbers", comparison.get("measured.distance")
+    title, measures = "Numbers", stored(comparison)
     return Section(
         title,
         [
-            Table(title, sample_columns(distance), _beside_baselines(comparison)),
-            Paragraph(meaning(distance), soft=True),
+            Table(title, sample_columns(measures), _beside_baselines(comparison)),
+            Paragraph(explanations(grouped(measures, "quality", "diversity")), soft=True),
             Paragraph(
-                f"{distance.upper()} and KID say how far the samples lie from the reference as a whole; precision and density, "
-                "how many samples look real; recall and coverage, how much of the reference the samples reach; bits/dim is an "
-                "upper bound on the code length of real images under the model. A dash means: not measured, or not defined for "
-                "this row.",
+                "Bits/dim is an upper bound on the code length of real images under the model. A dash means: not measured, or "
+                "not defined for this row.",
                 soft=True,
             ),
         ],
@@ -94,7 +93,7 @@ def samples(cfg: Params, root: Path, comparison: Source) -> Section:
 
 
 def memorisation(cfg: Params, root: Path, comparison: Source) -> Section:
-    title, cards = "Memorisation", []
+    title, cards, measures = "Memorisation", [], stored(comparison)
     for row in comparison.get("samples"):
         name = row["sample"]
         path = Layout(root).evaluation(name) / "neighbours.png"
@@ -104,8 +103,8 @@ def memorisation(cfg: Params, root: Path, comparison: Source) -> Section:
     return Section(
         title,
         [
-            Table(title, memorisation_columns(), _beside_baselines(comparison)),
-            Paragraph(MEMORISATION, soft=True),
+            Table(title, memorisation_columns(measures), _beside_baselines(comparison)),
+            Paragraph(explanations(grouped(measures, "memorisation")), soft=True),
             Paragraph("The samples that lie closest to a training image, the closest first; below each, that training image."),
             Cards(cards),
         ],

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.reporting.measures import Measure, grouped
+
 Row = Mapping[str, Any]
 DASH = "–"
 
@@ -81,8 +83,16 @@ def with_error(key: str, error: str) -> Callable[[Row], str]:
     return cell
 
 
-def sample_columns(distance: str) -> list[Column]:
-    """Columns of samples and baselines; `distance` is "fd", or "fid" when the extractor is Inception-v3."""
+def _value(measure: Measure) -> Callable[[Row], str]:
+    return _significant(measure.key) if measure.decimals is None else _decimals(measure.key, measure.decimals)
+
+
+def _with_interval(measure: Measure) -> Column:
+    return Column(f"{measure.title} (95 %)", with_interval(measure.key), better=measure.arrow)
+
+
+def sample_columns(measures: Sequence[Measure]) -> list[Column]:
+    """Columns of samples and baselines."""
     return [
         Column("sample", _text("sample"), numeric=False),
         Column("model", _model, numeric=False),
@@ -90,29 +100,29 @@ def sample_columns(distance: str) -> list[Column]:
         Column("steps", _text("steps")),
         Column("evaluations", _text("network_evaluations"), better="↓"),
         Column("images/s", _significant("images_per_second"), better="↑"),
-        Column(f"{distance.upper()} (95 %)", with_interval(distance), better="↓"),
-        Column("KID", _significant("kid"), better="↓"),
-        Column("inception score", _decimals("inception_score", 2), better="↑"),
-        Column("precision", _decimals("precision"), better="↑"),
-        Column("density", _decimals("density"), better="↑"),
-        Column("recall", _decimals("recall"), better="↑"),
-        Column("coverage", _decimals("coverage"), better="↑"),
+        *(
+            _with_interval(measure)
+            if measure.interval_in_table
+            else Column(measure.title, _value(measure), better=measure.arrow)
+            for measure in grouped(measures, "quality", "diversity")
+        ),
         Column("bits/dim", with_error("bits_per_dim", "bits_per_dim_standard_error"), better="↓"),
     ]
 
 
-def front_columns(distance: str) -> list[Column]:
-    """The three axes with their intervals, who is on the front, and who dominates the others."""
+def front_columns(measures: Sequence[Measure], distance: str) -> list[Column]:
+    """The three axes with their intervals, who is on the front, and who dominates the others; then what else is shown there.
+
+    `distance` is "fd", or "fid" where the extractor is Inception-v3.
+    """
+    shown = [measure for measure in grouped(measures, "quality", "diversity") if measure.on_front]
+    shown.sort(key=lambda measure: measure.key not in (distance, "recall"))
     return [
         Column("sample", _text("sample"), numeric=False),
         Column("dominated by", _dominated, numeric=False),
         Column("images/s (95 %)", with_interval("images_per_second"), better="↑"),
         Column("evaluations", _text("network_evaluations"), better="↓"),
-        Column(f"{distance.upper()} (95 %)", with_interval(distance), better="↓"),
-        Column("recall (95 %)", with_interval("recall"), better="↑"),
-        Column("KID (95 %)", with_interval("kid"), better="↓"),
-        Column("precision (95 %)", with_interval("precision"), better="↑"),
-        Column("coverage (95 %)", with_interval("coverage"), better="↑"),
+        *(_with_interval(measure) for measure in shown),
         Column("bits/dim", with_error("bits_per_dim", "bits_per_dim_standard_error"), better="↓"),
     ]
 
@@ -124,28 +134,14 @@ def _dominated(row: Row) -> str:
     return "; ".join(parts) or "nobody: on the front"
 
 
-def memorisation_columns() -> list[Column]:
+def memorisation_columns(measures: Sequence[Measure]) -> list[Column]:
     def of(name: str) -> Callable[[Row], str]:
         return lambda row: significant(row["memorisation"].get(name))
 
     return [
         Column("sample", _text("sample"), numeric=False),
-        Column("memorised", of("memorised"), better="↓"),
-        Column("closer than test", of("closer_than_test")),
-        Column("distance ratio", of("distance_ratio")),
-        Column("copies of training images", of("training_copies"), better="↓"),
-        Column("equal pairs", of("duplicates"), better="↓"),
-        Column("nearly equal pairs", of("near_duplicates"), better="↓"),
+        *(Column(measure.title, of(measure.key), better=measure.arrow) for measure in grouped(measures, "memorisation")),
     ]
-
-
-MEMORISATION = (
-    "Distances are Euclidean between pixels, to the training images. Memorised: the share of images whose nearest training "
-    "image is less than a third as far as the second nearest (Yoon et al. 2023), or equal to them. Closer than test: the share "
-    "closer to a training image than 1 % of the test images are; fresh real images have 0.01, training images 1. Distance "
-    "ratio: the median distance to the nearest training image over that of the test images; below 1 means closer than fresh "
-    "real images. Pairs are counted among the images of a row."
-)
 
 
 def bound_columns() -> list[Column]:
@@ -158,16 +154,6 @@ def bound_columns() -> list[Column]:
         Column("split", _text("split"), numeric=False),
         Column("images", _text("images")),
     ]
-
-
-def meaning(distance: str) -> str:
-    """What the column FD (or FID) is."""
-    if distance == "fid":
-        return "FID is the Fréchet distance in Inception-v3 features, with the weights named here."
-    return (
-        "FD is the Fréchet distance between Gaussians fitted to the extractor's features: it is not FID, which is defined by "
-        "Inception-v3, and compares only within one extractor and one number of images."
-    )
 
 
 def markdown(columns: Sequence[Column], rows: Sequence[Row]) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from pipeline.core.contracts import Generative, Random
+from pipeline.core.random import RowRandom
 from pipeline.diffusion.gaussian import alpha_sigma, per_image
 from pipeline.samplers.base import Sampler, SamplerContext
 
@@ -43,3 +45,19 @@ def trajectory(
         if context.last(index):
             z = z / per_image(alpha_sigma(context.gammas(z, index)[0])[0], z)
         yield z, x_hat
+
+
+@torch.inference_mode()
+def sample(
+    model: Generative,
+    sampler: Sampler,
+    shape: tuple[int, ...],
+    steps: int,
+    seed: int,
+    y: Tensor | None = None,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Images 0..B-1 of a seed, (B, C, H, W) in model space, unclipped: where the trajectory ends. `model`: on `device`."""
+    random = partial(RowRandom, seed, range(shape[0]), device=device)
+    *_, (z, _) = trajectory(model, sampler, shape, steps, random, y, device)
+    return z

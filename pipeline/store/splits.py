@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,6 +20,14 @@ class Split:
     def __init__(self, data: DataDirectory, name: str) -> None:
         self.images, self.labels = data.images(name), data.labels(name)
         self.levels = data.data_spec.levels
+
+    @classmethod
+    def of(cls, images: NDArray[Any], labels: NDArray[np.int64], levels: int | None) -> Split:
+        """A split of arrays in memory: (N, C, H, W) codes 0..levels - 1, or latents where `levels` is None; (N,) labels."""
+        assert len(images) == len(labels), (images.shape, labels.shape)
+        split = cls.__new__(cls)
+        split.images, split.labels, split.levels = images, labels, levels
+        return split
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -162,7 +162,7 @@ def fit(data: Split, state: State, settings: schema.Training, seed: int, device:
                 with autocast(cast, device):
                     loss = model.loss(group, batch, step, KeyedRandom(seed, step, device))
                 optimizer.zero_grad(set_to_none=True)
-                loss.total.mean().backward()  # type: ignore[no-untyped-call]
+                torch.autograd.backward(loss.total.mean())
             norm = float(nn.utils.clip_grad_norm_(owned.parameters(), limit or math.inf))
             if not math.isfinite(norm):
                 raise TrainingFailed(

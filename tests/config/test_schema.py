@@ -142,18 +142,28 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
         ["samples.baselines", "allowed: any other name"],
     ),
     "subset larger than a sample": (
-        "evaluate.kid_subset_size", 61,
-        ["evaluate.kid_subset_size is 61", "allowed: up to 60", ".images"],
+        "evaluate.metrics.kid.subset_size", 61,
+        ["evaluate.metrics.kid.subset_size is 61", "allowed: up to 60", ".images"],
     ),
     "subset larger than the baselines": (
-        "evaluate.baseline_images", 20, ["evaluate.kid_subset_size is 30", "allowed: up to 20", "evaluate.baseline_images"],
+        "evaluate.baseline_images", 20,
+        ["evaluate.metrics.kid.subset_size is 30", "allowed: up to 20", "evaluate.baseline_images"],
     ),
     "more splits than images": (
         "samples.vdm-ddim-5.images", 1, ["allowed: up to ", "samples.vdm-ddim-5.images"],
     ),
     "more neighbours than half a sample has": (
-        "evaluate.nearest_k", 30, ["evaluate.nearest_k is 30", "allowed: up to 29", ".images, which is 60"],
+        "evaluate.metrics.prdc.nearest_k", 30,
+        ["evaluate.metrics.prdc.nearest_k is 30", "allowed: up to 29", ".images, which is 60"],
     ),
+    "misspelt metric": (
+        "evaluate.metrics.kidd", {},
+        ["evaluate.metrics is 'kidd'", "did you mean 'kid'?", "allowed: frechet, inception_score, kid, nearest, prdc, repeats"],
+    ),
+    "setting of a metric without any": (
+        "evaluate.metrics.frechet", {"images": 3}, ["evaluate.metrics.frechet.images is not a known key"],
+    ),
+    "metric without its settings": ("evaluate.metrics.kid", ABSENT, ["evaluate.metrics.kid.subset", "missing; it is required"]),
     "missing block": ("evaluate", ABSENT, ["evaluate is missing", "required"]),
     "missing family": ("runs.vdm.family", ABSENT, ["runs.vdm.family is missing", "required"]),
     "missing schedule": ("runs.vdm.model.schedule", ABSENT, ["runs.vdm.model.schedule is missing", "required"]),

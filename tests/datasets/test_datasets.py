@@ -229,6 +229,12 @@ def test_raw_refuses_what_does_not_agree() -> None:
         Raw(images, labels, images[:0], labels[:0], 4, 1, ("one",), "")
 
 
+def test_a_model_is_told_shape_levels_and_classes() -> None:
+    images, labels = np.zeros((2, 3, 4, 5), np.uint8), np.zeros(2, np.int64)
+    spec = Raw(images, labels, images, labels, 7, 2, ("one", "two"), "").data_spec
+    assert (spec.shape, spec.levels, spec.classes, spec.dimensions) == ((3, 4, 5), 7, 2, 60)
+
+
 def test_digits_are_all_there_once_and_stratified() -> None:
     raw = digits.load(digits.Config(test_fraction=0.25))
     assert (raw.levels, raw.classes, raw.train_images.max()) == (17, 10, 16)

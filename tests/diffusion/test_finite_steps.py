@@ -29,7 +29,7 @@ SIDE, MEAN, STD, LOW, HIGH = 16, 0.1, 0.2, -13.3, 5.0
 SPEC = DataSpec((1, SIDE, SIDE), 256, 10)
 X = code_grid(SIDE, MEAN, STD, 256)
 SPREAD = float(np.mean((X - MEAN) ** 2))
-DEPTHS = [4, 16, 64, 256]
+STEPS = [4, 16, 64, 256]
 
 
 def model(spec=SPEC, std=STD):
@@ -82,8 +82,8 @@ def test_the_optimal_variance_is_the_best_of_all():
     assert scan[20] < float(step_kl(squared, variance_q, variance_q, 48).mean())
 
 
-@pytest.mark.parametrize("steps", DEPTHS)
-def test_bound_of_gaussian_data_at_every_depth(steps):
+@pytest.mark.parametrize("steps", STEPS)
+def test_bound_of_gaussian_data_at_every_number_of_steps(steps):
     """Draws spread evenly over images see each step equally often; noise and data are a full grid, so nothing is sampled."""
     draws, count = min(steps, 16), max(steps // 16, 2)
     offset = (torch.arange(count, dtype=torch.float64) + 0.5) / (count * draws)
@@ -97,8 +97,8 @@ def test_bound_of_gaussian_data_at_every_depth(steps):
     assert optimal < posterior
 
 
-def test_the_limit_of_infinite_depth():
-    """With the posterior's variance T (L_T - L_inf) tends to a constant; with the optimal one L_T is L_inf at every depth,
+def test_the_limit_of_infinitely_many_steps():
+    """With the posterior's variance T (L_T - L_inf) tends to a constant; with the optimal one L_T is L_inf for every T,
     because the way back of Gaussian data is Gaussian, and then p(z_s | z_t) is the true one."""
     scaled = np.array([steps * (totals(steps, std=SPREAD**0.5)[0] - limit()) for steps in (1000, 2000, 4000)])
     np.testing.assert_allclose(scaled, scaled[-1], rtol=0.02)
@@ -234,7 +234,7 @@ def test_refusals(values, message):
     assert str(refusal.value).startswith(message)
 
 
-def test_a_discrete_chain_has_no_other_depths():
+def test_a_discrete_chain_has_no_other_lengths():
     """DDPM's T is its own: the study would measure another model."""
     block = {"schedule": {"kind": "cosine-beta", "steps": 4}, "network": {"kind": "unet", "widths": [16]}}
     built = ddpm.build(read_block(ddpm.Config, block, "model"), SPEC)

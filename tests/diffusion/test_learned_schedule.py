@@ -95,7 +95,7 @@ def test_one_backward_pass_of_a_whole_model(kind):
     assert float(losses.std()) > 0.1  # or the gradients of L and of L^2 would be alike
 
 
-def test_at_finite_depth_the_interior_is_trained_on_the_loss_itself():
+def test_in_finitely_many_steps_the_interior_is_trained_on_the_loss_itself():
     """There the expected loss depends on the whole schedule, not on its ends alone."""
     model, uniform = learning("vdm", steps=5), (torch.arange(5).double() + 0.5) / 5
     bits(model, uniform).mean().backward()

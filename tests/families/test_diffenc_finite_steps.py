@@ -1,4 +1,4 @@
-"""DiffEnc as a chain of T steps: the Kullback-Leibler terms of Bayes' rule, and their limit of infinite depth."""
+"""DiffEnc as a chain of T steps: the Kullback-Leibler terms of Bayes' rule, and their limit of infinitely many steps."""
 
 import numpy as np
 import pytest
@@ -59,8 +59,8 @@ def test_the_continuous_loss_is_the_integral_over_snr(kind):
 @kinds
 def test_the_chain_goes_to_the_continuous_loss_as_one_over_t(kind):
     """T (L_T - L_inf) tends to a constant: its distance from there halves, and so does that of the model's own chain."""
-    depths = [200, 400, 800, 1600]
-    scaled = np.array([steps * (chain(kind, steps) - continuous(kind)) for steps in depths])
+    lengths = [200, 400, 800, 1600]
+    scaled = np.array([steps * (chain(kind, steps) - continuous(kind)) for steps in lengths])
     assert abs(scaled[-1]) > 1
     np.testing.assert_allclose(scaled[2:], scaled[3], rtol=0.01)
     np.testing.assert_allclose(np.diff(scaled)[1:] / np.diff(scaled)[:-1], 0.5, atol=0.1)
@@ -77,7 +77,7 @@ def test_without_the_counter_term_it_goes_elsewhere(kind):
 
 
 @kinds
-def test_the_study_of_depth_adds_the_steps_up(kind):
+def test_the_study_of_finite_steps_adds_the_steps_up(kind):
     """All steps where there are no more than draws; otherwise draws spread evenly, whose mean over images is the sum."""
     for steps, draws, count in ((6, 6, 2), (5, 8, 2), (64, 8, 8)):
         offset = (torch.arange(count, dtype=torch.float64) + 0.5) / (count * draws)

@@ -87,7 +87,7 @@ def test_broken_input_is_refused():
     bad[0, 0] = np.nan
     for generated, reference, words in [
         (bad, x, "1 of 20 images are not finite"), (x, bad, "not finite"), (x, x[:, :2], "widths 4 and 2"),
-        (x[:5], x, "kid_subset_size is 10; allowed is at most 5"), (x, x[:1], "needs 2 or more"),
+        (x[:5], x, "kid.subset_size is 10; allowed is at most 5"), (x, x[:1], "needs 2 or more"),
     ]:  # fmt: skip
         with pytest.raises(ValueError, match=words):
             kid.kernel_distance(generated, reference, 3, 10, rng)

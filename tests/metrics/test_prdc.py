@@ -131,7 +131,7 @@ def test_noise_lowers_precision_and_density():
 
 def test_broken_input_is_refused():
     points = np.random.default_rng(6).normal(size=(6, 3))
-    with pytest.raises(ValueError, match="neighbours is 6; allowed is at most 5"):
+    with pytest.raises(ValueError, match="nearest_k is 6; allowed is at most 5"):
         prdc.manifold(points, 6)
     bad = points.copy()
     bad[2, 1] = np.inf

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.core.contracts import Batch, DataSpec
+from pipeline.config import plugins
+from pipeline.config.family import Guidable
+from pipeline.core.contracts import Batch, DataSpec, Loss, Random
 from pipeline.core.random import KeyedRandom
-from pipeline.networks.guidance import Guided, drop_labels, guided
+from pipeline.diffusion.gaussian import Reverse
+from pipeline.networks.guidance import Guided, GuidedModel, drop_labels, guided
 from pipeline.networks.unet import UNetConfig
 from pipeline.networks.variational_unet import VariationalUNetConfig
 
@@ -74,3 +79,73 @@ def test_network_that_always_saw_the_class_cannot_be_guided() -> None:
     with pytest.raises(ValueError, match=r"^guidance is 2\.0; allowed for a run with label_dropout: 0.*: 1 or null$"):
         guided(Says(), 2.0, 0.0, SPEC)
     assert guided(Says(), 1.0, 0.0, SPEC).guided == 1
+
+
+class Halves(GuidedModel):
+    """Two networks that say what is in z, and one that does not; the loss is the classes that it learns from."""
+
+    guided_networks: ClassVar[tuple[str, ...]] = ("first", "second")
+
+    def __init__(self, config: Guidable) -> None:
+        super().__init__()
+        self.config, self.spec = config, SPEC
+        self.first, self.other, self.second = Says(), Says(), Says()
+
+    def optimizer_groups(self) -> dict[str, nn.Module]:
+        return {"model": self}
+
+    def loss(self, group: str, batch: Batch, step: int, rng: Random) -> Loss:
+        return Loss(self.with_dropped_labels(batch, rng).y.float(), {})
+
+    def reverse(self, z_t: Tensor, s: Tensor, t: Tensor, y: Tensor | None, rng: Random, clip: float | None = None) -> Reverse:
+        raise NotImplementedError
+
+
+class Half(Guidable):
+    def check_sampling(self) -> None:
+        raise ValueError("trains a half alone")
+
+
+@pytest.mark.parametrize("labels", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_classes_are_hidden_in_training_with_labels_alone(labels: bool, training: bool) -> None:
+    model = Halves(Guidable(labels=labels, label_dropout=0.3)).train(training)
+    batch = Batch(torch.zeros(2000, 1), torch.arange(2000) % 3)
+    seen = model.loss("model", batch, 1, KeyedRandom(4, 7)).total
+    hidden = seen == 3
+    assert seen[~hidden].equal(batch.y[~hidden].float())
+    if labels and training:
+        assert 0.25 < float(hidden.float().mean()) < 0.35
+        assert hidden.equal(KeyedRandom(4, 7).uniform((2000,), "label") < 0.3), "which ones is keyed by this purpose"
+    else:
+        assert not bool(hidden.any())
+
+
+def test_every_named_network_is_guided_and_no_other() -> None:
+    model = Halves(Guidable(labels=True, label_dropout=0.3))
+    others = (model.first, model.second)
+    names = [name for name, _ in model.named_children()]
+    model.guide(2.5)
+    z, level = torch.zeros(1, 1, 4, 4), torch.zeros(1)
+    for network, plain in zip((model.first, model.second), others, strict=True):
+        assert isinstance(network, Guided)
+        assert network.network is plain
+        torch.testing.assert_close(network(z, level, torch.tensor([1]))[:, :1], z + 3 + 2.5 * (1 - 3))
+    assert isinstance(model.other, Says)
+    assert [name for name, _ in model.named_children()] == names
+
+
+def test_what_cannot_sample_or_never_missed_a_class_is_not_guided() -> None:
+    half, always = Halves(Half(labels=True, label_dropout=0.3)), Halves(Guidable(labels=True, label_dropout=0.0))
+    with pytest.raises(ValueError, match=r"^trains a half alone$"):
+        half.guide(2.0)
+    with pytest.raises(ValueError, match=r"^guidance is 2\.0; allowed for a run with label_dropout: 0"):
+        always.guide(2.0)
+    assert isinstance(half.first, Says)
+    assert isinstance(always.first, Says)
+
+
+@pytest.mark.parametrize("family", plugins.names("families"))
+def test_a_family_with_label_dropout_is_a_guided_model(family: str) -> None:
+    module = plugins.family(family)
+    assert issubclass(module.Config, Guidable) == issubclass(module.Model, GuidedModel)

@@ -18,6 +18,7 @@ from pipeline.samplers.ancestral import Ancestral
 from pipeline.samplers.base import SamplerContext
 from pipeline.samplers.ddim import DDIM
 from pipeline.samplers.posterior import Posterior
+from pipeline.samplers.trajectory import sample as end_of_trajectory
 from pipeline.samplers.trajectory import trajectory
 from tests.support.blocks import default, kind
 from tests.support.denoisers import Drawing, gaussian, two
@@ -335,3 +336,12 @@ def test_variances_and_samplers_belong_together():
         sample(gaussian(CONTINUOUS), default(Ancestral, variance="optimal"), (1, 1, 2, 2), 4)
     with pytest.raises(AssertionError, match="variances of their own"):
         next(trajectory(gaussian(CONTINUOUS), default(DDIM), (1, 1, 2, 2), 4, Constant, variances=torch.ones(4)))
+
+
+def test_a_sample_is_where_the_trajectory_ends_and_image_i_depends_on_the_seed_and_i_alone():
+    sampler, shape = default(Ancestral), (3, 1, 4, 5)
+    *_, (last, _) = trajectory(Odd(CONTINUOUS), sampler, shape, 7, lambda step: RowRandom(2, range(3), step))
+    made = end_of_trajectory(Odd(CONTINUOUS), sampler, shape, 7, seed=2)
+    assert torch.equal(made, last)
+    assert torch.equal(end_of_trajectory(Odd(CONTINUOUS), sampler, (2, 1, 4, 5), 7, seed=2), made[:2])
+    assert not torch.equal(end_of_trajectory(Odd(CONTINUOUS), sampler, shape, 7, seed=3), made)

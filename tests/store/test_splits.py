@@ -59,3 +59,15 @@ def test_latents_are_taken_as_they_are(tmp_path: Path) -> None:
     made = write_data(tmp_path, {"train": (latents, np.zeros(4, np.int64))}, levels=None, classes=1, extra={})
     batch = Split(made, "train").rows(np.array([3, 1]), torch.device("cpu"))
     assert np.array_equal(batch.x.numpy(), latents[[3, 1]])
+
+
+def test_a_split_of_arrays_is_the_split_of_the_directory_that_holds_them(directory: DataDirectory) -> None:
+    stored = Split(directory, "train")
+    held = Split.of(np.array(stored.images), np.array(stored.labels), stored.levels)
+    rows, cpu = np.array([5, 0, 3]), torch.device("cpu")
+    ours, theirs = held.rows(rows, cpu), stored.rows(rows, cpu)
+    assert len(held) == 6
+    assert torch.equal(ours.x, theirs.x)
+    assert torch.equal(ours.y, theirs.y)
+    with pytest.raises(AssertionError):
+        Split.of(np.zeros((3, 1, 2, 2), np.uint8), np.zeros(2, np.int64), 5)

@@ -25,6 +25,29 @@ SAMPLES: dict[str, tuple[Any, ...]] = {
 BASELINES = {"training-images": (0.97, 0.872, 0.881), "mean-image": (103.2, 0.213, 0.014), "noise": (310.5, 0.105, 0.006)}
 # metric -> half the width of its interval: of a different size for each, so that none can be taken for another.
 SPREADS = {"kid": 0.0005, "inception_score": 0.21, "precision": 0.012, "density": 0.033, "recall": 0.024, "coverage": 0.015}
+# metric -> its columns: key, title, group, better, decimals, whether its interval is in the table, whether it is on the front.
+COLUMNS: dict[str, list[tuple[Any, ...]]] = {
+    "frechet": [("fd", "FD", "quality", "lower", None, True, True)],
+    "kid": [("kid", "KID", "quality", "lower", None, False, True)],
+    "inception_score": [("inception_score", "inception score", "quality", "higher", 2, False, False)],
+    "prdc": [
+        ("precision", "precision", "quality", "higher", 3, False, True),
+        ("density", "density", "quality", "higher", 3, False, False),
+        ("recall", "recall", "diversity", "higher", 3, False, True),
+        ("coverage", "coverage", "diversity", "higher", 3, False, True),
+    ],
+    "nearest": [
+        ("memorised", "memorised", "memorisation", "lower", None, False, False),
+        ("closer_than_test", "closer than test", "memorisation", None, None, False, False),
+        ("distance_ratio", "distance ratio", "memorisation", None, None, False, False),
+        ("training_copies", "copies of training images", "memorisation", "lower", None, False, False),
+    ],
+    "repeats": [
+        ("duplicates", "equal pairs", "memorisation", "lower", None, False, False),
+        ("near_duplicates", "nearly equal pairs", "memorisation", "lower", None, False, False),
+    ],
+}
+EXPLAINED = {name: f"What {name} is, in words." for name in COLUMNS} | {"frechet": "FD is not FID."}
 SECONDS = [2.0, 1.9, 2.2, 2.05]  # of repeats of a batch that is 2 s at the rate of the table
 BOUND = {"total": 3.012, "prior": 0.001, "reconstruction": 0.121, "diffusion": 2.89, "standard_error": 0.017}
 
@@ -58,6 +81,23 @@ def memorisation(name: str) -> dict[str, float]:
     }  # fmt: skip
 
 
+def metrics(distance: str = "fd") -> list[dict[str, Any]]:
+    """How an evaluation describes its metrics."""
+    fields = ("key", "title", "group", "better", "decimals", "interval_in_table", "on_front")
+    return [
+        {
+            "name": name,
+            "explanation": EXPLAINED[name],
+            "intervals": name not in ("nearest", "repeats"),
+            "columns": [
+                dict(zip(fields, (distance, distance.upper(), *row[2:]) if name == "frechet" else row, strict=True))
+                for row in rows
+            ],
+        }
+        for name, rows in COLUMNS.items()
+    ]
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value), encoding="utf-8")
@@ -89,6 +129,7 @@ def write_inputs(root: Path) -> None:
             {
                 "intervals": {"fd": list(ends), **intervals},
                 "sample": {"described": kind},
+                "measured": {"distance": "fd", "metrics": metrics()},
                 "speed": {**timing, "seconds_per_repeat": [100 * seconds for seconds in SECONDS]},
             },
         )
@@ -113,6 +154,7 @@ def write_inputs(root: Path) -> None:
         }
         | {"measured": MEASURED},
     )
+    write_json(root / "evaluations" / "baselines" / "details.json", {"measured": {"distance": "fd", "metrics": metrics()}})
     write_json(
         root / "reports" / "bounds" / "vdm-wide.json",
         {"bits_per_dim": BOUND, "measured": {"split": "test", "images": 1999, "data": "9f8e7d6c"}},

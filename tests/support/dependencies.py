@@ -28,8 +28,12 @@ CHOSEN = {
     "sample": ("samplers", "${item.sampler.kind}"),
     "study": ("studies", "${item.kind}"),
 }
-# Stages that read every block, so that any plug-in may run: room by room.
-ALL = {"check": ("datasets", "families", "samplers", "studies", "metrics")}
+# Stages that run every plug-in of a room: check reads every block, an evaluation measures everything.
+ALL = {
+    "check": ("datasets", "families", "samplers", "studies", "metrics"),
+    "evaluate": ("metrics",),
+    "baselines": ("metrics",),
+}
 # The role that a family must have to stand in a stage's place.
 ROLES = {
     "extractor": contracts.FeatureExtractor,

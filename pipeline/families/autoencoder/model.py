@@ -213,7 +213,8 @@ def adaptive_weight(nll: Tensor, adversarial: Tensor, last: Tensor) -> Tensor:
     Scales the adversarial term to the size of the others where both meet (Esser et al. 2021; Rombach et al. 2022).
     """
     wanted, found = (torch.autograd.grad(value, last, retain_graph=True)[0].float().norm() for value in (nll, adversarial))
-    return (wanted / (found + 1e-4)).clamp(0, 1e4).detach()
+    weight: Tensor = wanted / (found + 1e-4)
+    return weight.clamp(0, 1e4).detach()
 
 
 def perceptual_distance(first: list[Tensor], second: list[Tensor]) -> Tensor:

@@ -32,7 +32,8 @@ class ResidualBlock(nn.Module):
         self.conv2 = zeroed(nn.Conv2d(channels, channels, 3, padding=1))
 
     def forward(self, h: Tensor) -> Tensor:
-        return h + self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(h))))))
+        inner: Tensor = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(h))))))
+        return h + inner
 
 
 class Encoder(nn.Module):
@@ -52,7 +53,8 @@ class Encoder(nn.Module):
         self.head = nn.Conv2d(before, 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(F.silu(self.norm(self.body(x))))
+        moments: Tensor = self.head(F.silu(self.norm(self.body(x))))
+        return moments
 
 
 class Decoder(nn.Module):
@@ -71,7 +73,8 @@ class Decoder(nn.Module):
         self.head = nn.Conv2d(widths[-1], channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.head(F.silu(self.norm(self.body(z))))
+        x_hat: Tensor = self.head(F.silu(self.norm(self.body(z))))
+        return x_hat
 
 
 class Autoencoder(nn.Module):
@@ -97,7 +100,8 @@ class Autoencoder(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """(B, *latent_shape) -> (B, C, H, W)."""
-        return self.decoder(z.contiguous(memory_format=torch.channels_last)).float()
+        x_hat: Tensor = self.decoder(z.contiguous(memory_format=torch.channels_last))
+        return x_hat.float()
 
 
 class AutoencoderConfig(StrictConfig):

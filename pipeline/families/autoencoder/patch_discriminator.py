@@ -45,7 +45,8 @@ class PatchDiscriminator(nn.Module):
                 nn.init.normal_(layer.weight, 0.0, 0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.body(x.contiguous(memory_format=torch.channels_last))[:, 0].float()
+        verdicts: Tensor = self.body(x.contiguous(memory_format=torch.channels_last))
+        return verdicts[:, 0].float()
 
 
 class PatchDiscriminatorConfig(StrictConfig):

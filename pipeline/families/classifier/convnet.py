@@ -45,7 +45,8 @@ class ConvNet(nn.Module):
         return found
 
     def logits(self, features: Tensor) -> Tensor:
-        return self.head(features).float()
+        logits: Tensor = self.head(features)
+        return logits.float()
 
 
 class ConvNetConfig(StrictConfig):

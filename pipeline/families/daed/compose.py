@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pipeline.families.daed.schedule import Split
     from pipeline.networks.choice import Network
 
-PARTS = ("denoiser", "generator")
+PARTS: tuple[str, ...] = ("denoiser", "generator")
 
 # How far a log-SNR may lie from the denoiser's own: noise of 5 % more or less standard deviation, which the denoiser takes
 # for its own. Near beta_1 = 0.1 the levels of a cosine chain of T steps are about 10/T apart, so that chains of more than 50

@@ -24,12 +24,10 @@ from pipeline.core.contracts import (
     DataSpec,
     DiffusionTerm,
     DiscreteChainModel,
-    Generative,
     LikelihoodModel,
     Loss,
     PriorAndReconstruction,
     Random,
-    Trainable,
 )
 from pipeline.diffusion import discrete
 from pipeline.diffusion.gaussian import Reverse, alpha_sigma, diffuse, per_image
@@ -38,7 +36,7 @@ from pipeline.diffusion.prediction import Prediction, target, to_x
 from pipeline.diffusion.times import stratified
 from pipeline.families.daed.schedule import Split, TimeSampling, TwoPartSchedule, step_probabilities
 from pipeline.networks.choice import Network
-from pipeline.networks.guidance import drop_labels, guided
+from pipeline.networks.guidance import GuidedModel
 from pipeline.networks.unet import UNetConfig
 
 
@@ -95,9 +93,11 @@ class Config(Guidable):
             )
 
 
-class Model(Trainable, Generative, LikelihoodModel, DiscreteChainModel):
+class Model(GuidedModel, LikelihoodModel, DiscreteChainModel):
     optimizer_group_names: ClassVar[tuple[str, ...]] = ("denoiser", "generator")
+    guided_networks: ClassVar[tuple[str, ...]] = ("denoiser", "generator")
     chain_group: ClassVar[str] = "generator"
+    config: Config
     schedule: TwoPartSchedule
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
@@ -125,8 +125,7 @@ class Model(Trainable, Generative, LikelihoodModel, DiscreteChainModel):
         `simple` is per dimension, a mean over the steps that are trained; `vlb` is in bits/dim, their sum: where both
         optimizer_groups are trained, an unbiased estimate of the bound without its prior term.
         """
-        if self.training and self.config.labels:
-            batch = drop_labels(batch, self.config.label_dropout, self.spec, rng)
+        batch = self.with_dropped_labels(batch, rng)
         index, weight = self._draw(len(batch.x), rng)
         noise = rng.normal(tuple(batch.x.shape), "noise")
         own = (index == 0) if group == "denoiser" else (index > 0)
@@ -144,11 +143,6 @@ class Model(Trainable, Generative, LikelihoodModel, DiscreteChainModel):
         made = self._reverse(z_t, s, t, *self._x_hat(z_t, t, y), clip)
         # The last step adds no noise: its mean is x_hat.
         return Reverse(made.mean, torch.where(per_image(s, z_t) > 0, made.std, 0.0), made.x_hat, made.eps_hat)
-
-    def guide(self, strength: float) -> None:
-        self.config.check_sampling()
-        for name, network in self.optimizer_groups().items():
-            setattr(self, name, guided(network, strength, self.config.label_dropout, self.spec))
 
     def prior_and_reconstruction(self, batch: Batch, rng: Random) -> PriorAndReconstruction:
         """L_T and L_0, in nats per image; L_0 by the denoiser, as a discretised Gaussian of variance beta_1."""

@@ -73,7 +73,7 @@ class ResidualBlock(nn.Module):
         self.resample_skip = FIRDown(channels_in) if down else nn.Identity()
 
     def forward(self, h: Tensor, time: Tensor) -> Tensor:
-        inner = self.conv1(F.leaky_relu(h, 0.2)) + self.time(time)[:, :, None, None]
+        inner: Tensor = self.conv1(F.leaky_relu(h, 0.2)) + self.time(time)[:, :, None, None]
         inner = self.conv2(self.resample_inner(F.leaky_relu(inner, 0.2)))
         skip: Tensor = self.skip(self.resample_skip(h))
         return (skip + inner) / math.sqrt(2)

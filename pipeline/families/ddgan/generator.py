@@ -59,7 +59,7 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out or down else nn.Identity()
 
     def forward(self, h: Tensor, time: Tensor, w: Tensor) -> Tensor:
-        inner = self.conv1(self.resample(F.silu(self.norm1(h, w))))
+        inner: Tensor = self.conv1(self.resample(F.silu(self.norm1(h, w))))
         inner = inner + self.time(time)[:, :, None, None]
         inner = self.conv2(F.silu(self.norm2(inner, w)))
         skip: Tensor = self.skip(self.resample(h))

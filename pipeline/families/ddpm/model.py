@@ -21,21 +21,19 @@ from pipeline.core.contracts import (
     DataSpec,
     DiffusionTerm,
     DiscreteChainModel,
-    Generative,
     LikelihoodModel,
     Loss,
     PriorAndReconstruction,
     Random,
-    Trainable,
 )
 from pipeline.diffusion import discrete
 from pipeline.diffusion.gaussian import Reverse, diffuse, per_image
 from pipeline.diffusion.likelihood import bits_per_dim, mean_image, prior_kl
 from pipeline.diffusion.prediction import Prediction, target, to_x
-from pipeline.diffusion.schedule import Discrete
+from pipeline.diffusion.schedule import Discrete, DiscreteSchedule
 from pipeline.diffusion.times import LossSecondMoment, low_discrepancy
 from pipeline.networks.choice import Network
-from pipeline.networks.guidance import drop_labels, guided
+from pipeline.networks.guidance import GuidedModel
 from pipeline.networks.unet import UNetConfig
 
 
@@ -73,8 +71,10 @@ class Config(Guidable):
             )
 
 
-class Model(Trainable, Generative, LikelihoodModel, DiscreteChainModel):
+class Model(GuidedModel, LikelihoodModel, DiscreteChainModel):
     chain_group: ClassVar[str] = "model"
+    config: Config
+    schedule: DiscreteSchedule
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
         super().__init__()
@@ -92,8 +92,7 @@ class Model(Trainable, Generative, LikelihoodModel, DiscreteChainModel):
 
     def loss(self, group: str, batch: Batch, step: int, rng: Random) -> Loss:
         """`simple` is per dimension; `vlb` is in bits/dim, an unbiased estimate of the bound without its prior term."""
-        if self.training and self.config.labels:
-            batch = drop_labels(batch, self.config.label_dropout, self.spec, rng)
+        batch = self.with_dropped_labels(batch, rng)
         steps, x = self.schedule.steps, batch.x
         index, weight = self._draw(len(x), rng)  # of z_s; 0 is the data
         t = (index.double() + 1) / steps
@@ -119,9 +118,6 @@ class Model(Trainable, Generative, LikelihoodModel, DiscreteChainModel):
         made = self._reverse(z_t, s, t, *self._output(z_t, self.schedule.gamma(t), y), clip)
         # The last step adds no noise: its mean is x_hat.
         return Reverse(made.mean, torch.where(per_image(s, z_t) > 0, made.std, 0.0), made.x_hat, made.eps_hat)
-
-    def guide(self, strength: float) -> None:
-        self.network = guided(self.network, strength, self.config.label_dropout, self.spec)
 
     def prior_and_reconstruction(self, batch: Batch, rng: Random) -> PriorAndReconstruction:
         """L_T and L_0 (eq. 5), in nats per image."""

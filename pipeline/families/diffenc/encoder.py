@@ -65,14 +65,16 @@ class Encoder(nn.Module):
         h = self.stem(self.fold(x))
         skips: list[Tensor] = []
         for chain in self.down:
-            for block in chain:  # type: ignore[attr-defined]
+            assert isinstance(chain, nn.ModuleList)
+            for block in chain:
                 h = block(h, conditioning)
             skips.append(h)
             h = F.max_pool2d(h, 2)
         h = self.middle2(self.attention(self.middle1(h, conditioning)), conditioning)
         for grow, chain in zip(self.grow, self.up, strict=True):
             h = torch.cat([grow(h), skips.pop()], 1)
-            for block in chain:  # type: ignore[attr-defined]
+            assert isinstance(chain, nn.ModuleList)
+            for block in chain:
                 h = block(h, conditioning)
         return torch.tanh(self.unfold(self.head(F.silu(self.norm(h)))))
 

@@ -9,7 +9,7 @@ draws a further one for y_phi outside of x_phi).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -24,23 +24,26 @@ from pipeline.core.contracts import (
     DataSpec,
     DiffusionTerm,
     FiniteStepModel,
-    Generative,
     LikelihoodModel,
     Loss,
     Posterior,
     PriorAndReconstruction,
     Random,
-    Trainable,
 )
 from pipeline.diffusion.gaussian import Reverse, alpha_sigma, diffuse, per_image, posterior
 from pipeline.diffusion.learned_schedule import Continuous
 from pipeline.diffusion.likelihood import bits_per_dim, noisy_reconstruction, prior_kl, sum_image
 from pipeline.diffusion.prediction import target, to_x
+from pipeline.diffusion.schedule import ContinuousSchedule
 from pipeline.diffusion.times import stratified
 from pipeline.families.diffenc.encoder import EncoderConfig
 from pipeline.networks.choice import Network
-from pipeline.networks.guidance import drop_labels, guided
+from pipeline.networks.guidance import GuidedModel
 from pipeline.networks.unet import UNetConfig
+
+# torch says no types of these.
+_make_dual: Callable[[Tensor, Tensor], Tensor] = forward_ad.make_dual
+_unpack_dual: Callable[[Tensor], tuple[Tensor, Tensor]] = forward_ad.unpack_dual
 
 
 class Config(Guidable):
@@ -79,9 +82,11 @@ class Encoded:
     y_slope: Tensor
 
 
-class Model(Trainable, Generative, LikelihoodModel, FiniteStepModel):
+class Model(GuidedModel, LikelihoodModel, FiniteStepModel):
     # What is noised moves with the noise level, so the flow has a further term that solvers do not know.
     has_probability_flow: ClassVar[bool] = False
+    config: Config
+    schedule: ContinuousSchedule
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
         super().__init__()
@@ -98,8 +103,7 @@ class Model(Trainable, Generative, LikelihoodModel, FiniteStepModel):
 
         With fixed end points the reconstruction depends on the encoder through sigma_0^2, about 1e-6, only.
         """
-        if self.training and self.config.labels:
-            batch = drop_labels(batch, self.config.label_dropout, self.spec, rng)
+        batch = self.with_dropped_labels(batch, rng)
         nats = {"diffusion": self.diffusion_term(batch, stratified(len(batch.x), rng), rng).nats}
         if self.schedule.learned:
             ends = self.prior_and_reconstruction(batch, rng)
@@ -129,9 +133,6 @@ class Model(Trainable, Generative, LikelihoodModel, FiniteStepModel):
         true = posterior(at_t, z, gamma_s, gamma_t)
         alpha_s, _ = alpha_sigma(gamma_s)
         return Posterior(z, true.mean + per_image(alpha_s, z) * (at_s - at_t), true.std)
-
-    def guide(self, strength: float) -> None:
-        self.network = guided(self.network, strength, self.config.label_dropout, self.spec)
 
     def prior_and_reconstruction(self, batch: Batch, rng: Random) -> PriorAndReconstruction:
         """Prior and reconstruction terms of the encoded image; the decoder names the codes of the image itself."""
@@ -176,7 +177,7 @@ class Model(Trainable, Generative, LikelihoodModel, FiniteStepModel):
             torch.set_grad_enabled(recording),
             forward_ad.dual_level(),
         ):
-            y, y_slope = forward_ad.unpack_dual(at(forward_ad.make_dual(gamma.clone(), -torch.ones_like(gamma))))
+            y, y_slope = _unpack_dual(at(_make_dual(gamma.clone(), -torch.ones_like(gamma))))
         if self.config.dropout_masks == "separate" and self.training:
             y = at(gamma)
         return Encoded(self._mix(x, y, gamma), y, y_slope)

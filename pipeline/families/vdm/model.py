@@ -20,21 +20,20 @@ from pipeline.core.contracts import (
     DataSpec,
     DiffusionTerm,
     FiniteStepModel,
-    Generative,
     LikelihoodModel,
     Loss,
     Posterior,
     PriorAndReconstruction,
     Random,
-    Trainable,
 )
 from pipeline.diffusion.gaussian import Reverse, alpha_sigma, diffuse, posterior
 from pipeline.diffusion.learned_schedule import Continuous
 from pipeline.diffusion.likelihood import bits_per_dim, noisy_reconstruction, prior_kl, sum_image
 from pipeline.diffusion.prediction import Prediction, target, to_x
+from pipeline.diffusion.schedule import ContinuousSchedule
 from pipeline.diffusion.times import stratified
 from pipeline.networks.choice import Network
-from pipeline.networks.guidance import drop_labels, guided
+from pipeline.networks.guidance import GuidedModel
 from pipeline.networks.unet import UNetConfig
 
 
@@ -54,7 +53,10 @@ class Config(Guidable):
             )
 
 
-class Model(Trainable, Generative, LikelihoodModel, FiniteStepModel):
+class Model(GuidedModel, LikelihoodModel, FiniteStepModel):
+    config: Config
+    schedule: ContinuousSchedule
+
     def __init__(self, config: Config, spec: DataSpec) -> None:
         super().__init__()
         self.config, self.spec = config, spec
@@ -66,8 +68,7 @@ class Model(Trainable, Generative, LikelihoodModel, FiniteStepModel):
 
     def loss(self, group: str, batch: Batch, step: int, rng: Random) -> Loss:
         """In bits/dim. With fixed end points the prior and reconstruction terms do not depend on weights and are left out."""
-        if self.training and self.config.labels:
-            batch = drop_labels(batch, self.config.label_dropout, self.spec, rng)
+        batch = self.with_dropped_labels(batch, rng)
         nats = {"diffusion": self.diffusion_term(batch, stratified(len(batch.x), rng), rng).nats}
         if self.schedule.learned:
             ends = self.prior_and_reconstruction(batch, rng)
@@ -80,9 +81,6 @@ class Model(Trainable, Generative, LikelihoodModel, FiniteStepModel):
         gamma_s, gamma_t = self.schedule.gamma(s), self.schedule.gamma(t)
         x_hat = to_x(self.config.prediction, self._output(z_t, gamma_t, y), z_t, gamma_t)
         return posterior(x_hat if clip is None else x_hat.clamp(-clip, clip), z_t, gamma_s, gamma_t)
-
-    def guide(self, strength: float) -> None:
-        self.network = guided(self.network, strength, self.config.label_dropout, self.spec)
 
     def posterior(self, batch: Batch, s: Tensor, t: Tensor, rng: Random) -> Posterior:
         gamma_s, gamma_t = self.schedule.gamma(s), self.schedule.gamma(t)
