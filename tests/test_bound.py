@@ -20,6 +20,7 @@ from pipeline.diffusion.schedule import CosineBetaConfig
 from pipeline.store import models
 from pipeline.store.data import DataDirectory, write_data
 from pipeline.store.splits import Split
+from tests.support import blocks
 
 CPU = torch.device("cpu")
 
@@ -43,7 +44,7 @@ def split(tmp_path: Path) -> Split:
 
 
 def test_terms_are_averages_over_times_per_image(split: Split) -> None:
-    draws = bound.draw(Known(), split, 30, schema.Bound(times=400), CPU, "bounds.toy")
+    draws = bound.draw(Known(), split, 30, blocks.bound(times=400), CPU, "bounds.toy")
     assert draws.nats["diffusion"].shape == (30, 2)
     # Low-discrepancy times: the mean of 3 t^2 is off by the order of 1/200, not of 1/sqrt(200).
     assert draws.nats["diffusion"].mean(1) == pytest.approx(1 + np.arange(30) % 3, abs=0.02)
@@ -53,7 +54,7 @@ def test_terms_are_averages_over_times_per_image(split: Split) -> None:
 
 
 def test_halves_are_independent_and_each_covers_all_times(split: Split) -> None:
-    draws = bound.draw(Known(), split, 30, schema.Bound(times=8), CPU, "bounds.toy")
+    draws = bound.draw(Known(), split, 30, blocks.bound(times=8), CPU, "bounds.toy")
     for half in (draws.time[:, :4], draws.time[:, 4:]):
         assert all(sorted(row) == [0, 1, 2, 3] for row in (half * 4).astype(int).tolist()), "one time in each quarter"
     offsets = np.sort(draws.time[:, :4])[:, 0], np.sort(draws.time[:, 4:])[:, 0]
@@ -63,8 +64,8 @@ def test_halves_are_independent_and_each_covers_all_times(split: Split) -> None:
 
 @pytest.mark.parametrize("batch", [1, 7, 100])
 def test_image_does_not_depend_on_its_batch_or_on_the_others(batch: int, split: Split) -> None:
-    whole = bound.draw(Known(), split, 30, schema.Bound(times=6, batch=30), CPU, "bounds.toy")
-    other = bound.draw(Known(), split, 11, schema.Bound(times=6, batch=batch), CPU, "bounds.toy")
+    whole = bound.draw(Known(), split, 30, blocks.bound(times=6, batch=30), CPU, "bounds.toy")
+    other = bound.draw(Known(), split, 11, blocks.bound(times=6, batch=batch), CPU, "bounds.toy")
     for name in bound.TERMS:
         assert np.array_equal(other.nats[name], whole.nats[name][:11])
     assert np.array_equal(other.time, whole.time[:11])
@@ -132,7 +133,7 @@ def model_of(folder: Path, family: str, data: DataDirectory) -> None:
         if family == "vdm"
         else {}
     )
-    run = schema.Run(family=family, data="unused", model=model, training=schema.Training(steps=1, learning_rate=0.1))
+    run = blocks.run(family, model=model, training={"steps": 1, "learning_rate": 0.1})
     built = models.build(run, data.data_spec, "runs.toy")
     artifacts.write_tensors(folder / "model.safetensors", built.state_dict())
     described = {name: data.spec[name] for name in ("shape", "levels", "classes", "hash")}
@@ -140,10 +141,10 @@ def model_of(folder: Path, family: str, data: DataDirectory) -> None:
 
 
 def test_what_is_written_adds_up(tmp_path: Path) -> None:
-    data = prepare.run(schema.Data(kind="digits"), tmp_path / "data")
+    data = prepare.run(blocks.data("digits"), tmp_path / "data")
     model_of(tmp_path / "model", "vdm", data)
     paths = bound.Paths(tmp_path / "model", tmp_path / "data", tmp_path / "b.json", tmp_path / "b.csv")
-    bound.run(schema.Bound(images=20, times=5), paths, "bounds.toy")
+    bound.run(blocks.bound(images=20, times=5), paths, "bounds.toy")
     found = artifacts.read_json(tmp_path / "b.json")
     bits = found["bits_per_dim"]
     assert bits["total"] == pytest.approx(bits["prior"] + bits["reconstruction"] + bits["diffusion"], rel=1e-3)
@@ -154,8 +155,8 @@ def test_what_is_written_adds_up(tmp_path: Path) -> None:
 
 
 def test_refusals(tmp_path: Path) -> None:
-    data = prepare.run(schema.Data(kind="gaussian", source={"train": 60, "test": 10}), tmp_path / "data")
-    other = prepare.run(schema.Data(kind="gaussian", source={"train": 60, "test": 10, "seed": 1}), tmp_path / "other")
+    data = prepare.run(blocks.data("gaussian", source={"train": 60, "test": 10}), tmp_path / "data")
+    other = prepare.run(blocks.data("gaussian", source={"train": 60, "test": 10, "seed": 1}), tmp_path / "other")
     for name, family, trained_on in (("classifier", "classifier", data), ("vdm", "vdm", data), ("elsewhere", "vdm", other)):
         model_of(tmp_path / name, family, trained_on)
 
@@ -167,6 +168,6 @@ def test_refusals(tmp_path: Path) -> None:
         assert not (tmp_path / "b.json").exists()
         return str(error.value)
 
-    assert "bounds.toy asks for bits/dim of the family classifier, which has no bound" in refused("classifier", schema.Bound())
-    assert "bounds.toy.images is 11; allowed: up to 10" in refused("vdm", schema.Bound(images=11))
-    assert f"was trained on data {other.hash[:8]}" in refused("elsewhere", schema.Bound())
+    assert "bounds.toy asks for bits/dim of the family classifier, which has no bound" in refused("classifier", blocks.bound())
+    assert "bounds.toy.images is 11; allowed: up to 10" in refused("vdm", blocks.bound(images=11))
+    assert f"was trained on data {other.hash[:8]}" in refused("elsewhere", blocks.bound())

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline import check
+from tests.support.blocks import filled
 from tests.support.mistakes import changed, refusal, tiny_values, write
 
 GUIDED = {"run": "ddpm", "sampler": {"kind": "ddim"}, "steps": 5, "guidance": 2.0, "images": 60}
@@ -144,7 +145,7 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_refused_in_one_sentence(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where, value, expected = MISTAKES[name]
-    said = refusal(write(tmp_path, changed(tiny_values(), where, value)), tmp_path / "checked", capsys)
+    said = refusal(write(tmp_path, filled(changed(tiny_values(), where, value))), tmp_path / "checked", capsys)
     for part in expected:
         assert part in said, said
 
@@ -173,5 +174,5 @@ def test_a_generator_that_draws_cannot_be_guided(tmp_path: Path, capsys: pytest.
 )
 def test_what_goes_together_is_allowed(where: str, value: Any, tmp_path: Path) -> None:
     """The neighbours of mistakes."""
-    file = write(tmp_path, changed(tiny_values(), where, value))
+    file = write(tmp_path, filled(changed(tiny_values(), where, value)))
     assert check.main(["--params", str(file), "--out", str(tmp_path / "checked")]) == 0

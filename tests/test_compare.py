@@ -18,6 +18,7 @@ from pipeline.reporting.labels import Box, place
 from pipeline.reporting.rows import family
 from pipeline.reporting.table import significant
 from pipeline.sample import described
+from tests.support.blocks import filled
 from tests.support.comparison_files import BASELINES, BOUND, SAMPLES, SPREADS, memorisation, params, write_inputs, write_json
 
 OUTPUTS = ("compare.json", "compare.md", "trilemma.svg", "samples.png")
@@ -140,7 +141,7 @@ def test_combined_runs_and_latents_have_their_family(root: Path) -> None:
         "composed": {"both": {"family": "daed", "parts": {"denoiser": "vdm-wide", "generator": "ddpm"}}},
     }
     raw["runs"]["latent"] = raw["runs"]["ddpm"] | {"data": "data/latents/kl"}
-    read = type(cfg).model_validate(tuples(raw))
+    read = type(cfg).model_validate(tuples(filled(raw)))
     assert [family(read, run) for run in ("ddpm", "vdm-wide", "both", "latent")] == ["ddpm", "vdm", "daed", "latent ddpm"]
     named = {**read.samples, "a": read.samples["ddpm-ddim"].model_copy(update={"run": "both"})}
     named["b"] = read.samples["ddpm-ddim"].model_copy(update={"run": "latent"})

@@ -18,6 +18,7 @@ from pipeline.families.autoencoder.model import Model
 from pipeline.store import latents, models
 from pipeline.store.data import DataDirectory
 from pipeline.store.splits import Split
+from tests.support.blocks import filled
 from tests.support.latent_files import (
     CLASSES,
     COUNTS,
@@ -195,7 +196,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     training = {"steps": 1, "learning_rate": 0.1}
     model = {part: dict(values) for part, values in FAMILIES["autoencoder"].items()}
     model["network"]["widths"] = list(model["network"]["widths"])
-    blocks = {
+    values = {
         "data": {"kind": "digits"},
         "extractors": {"convnet": {"family": "classifier", "data": "data/prepared", "training": training}},
         "codecs": {"kl": {"family": "autoencoder", "data": "data/prepared", "model": model, "training": training}},
@@ -203,7 +204,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         "samples": {},
         "evaluate": {"extractor": "convnet", "interval_resamples": 0},
     }
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(blocks), encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(filled(values)), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     assert encode.main(["kl"]) == 0
     said = capsys.readouterr().out.strip().splitlines()[-1]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from scipy.spatial.distance import cdist
 
@@ -24,8 +25,10 @@ from pipeline.reporting.nearest import picture as nearest_picture
 from pipeline.store import models
 from pipeline.store.data import DataDirectory, write_data
 from pipeline.store.results import Source
+from tests.support.blocks import filled
 
-PARAMS = """
+PARAMS = filled(
+    yaml.safe_load("""
 data: {kind: digits}
 extractors:
   convnet:
@@ -42,7 +45,8 @@ evaluate:
   metrics: {prdc: {nearest_k: 3}, kid: {subsets: 5, subset_size: 20}, inception_score: {splits: 2}}
   interval_resamples: 10
   baseline_images: 50
-"""
+""")
+)
 
 
 class Rows:
@@ -90,7 +94,7 @@ def pictures(seed: int, count: int) -> np.ndarray:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    (tmp_path / "params.yaml").write_text(PARAMS)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(PARAMS))
     splits = {
         name: (pictures(seed, count), np.arange(count) % 4)
         for seed, (name, count) in enumerate({"train": 120, "valid": 20, "test": 80}.items())
@@ -324,8 +328,8 @@ def test_with_the_real_extractor_and_the_real_expectations(
 
     made = project / "samples/small/sample.json"
     artifacts.write_json(made, {**artifacts.read_json(made), "nonfinite": {}})
-    relaxed = PARAMS + "validate: {samples: {smallest_class: 0, largest_class: 1}}\n"  # the classifier has learnt nothing
-    (project / "params.yaml").write_text(relaxed)
+    limits = {"samples": {"smallest_class": 0, "largest_class": 1}}  # the classifier has learnt nothing
+    (project / "params.yaml").write_text(yaml.safe_dump(filled({**PARAMS, "validate": limits})))
     assert evaluate.main(["small"]) == 0, capsys.readouterr().err
     metrics, _, validation = (artifacts.read_json(file) for file in outputs(project))
     weights = artifacts.hash_file(project / "extractors/convnet/model.safetensors")

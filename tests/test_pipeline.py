@@ -132,9 +132,8 @@ def done(empty: Project) -> Project:
 def changed(done: Project) -> tuple[Project, str]:
     """After another learning rate for one run, `dvc repro` and a commit; and what that `dvc repro` printed."""
     project = done.copy(done.folder.with_name("changed"))
-    text = PROFILE.read_text(encoding="utf-8")
-    before, after = text.split("  vdm:\n", 1)
-    other = before + "  vdm:\n" + after.replace("training: *training", "training: {<<: *training, learning_rate: 0.005}", 1)
+    before, vdm, after = PROFILE.read_text(encoding="utf-8").partition("  vdm:\n")
+    other = before + vdm + after.replace("learning_rate: 0.002", "learning_rate: 0.005", 1)
     (project.folder / "params.yaml").write_text(other, encoding="utf-8")
     rates = {name: run["training"]["learning_rate"] for name, run in project.params["runs"].items()}
     assert rates == {**dict.fromkeys(rates, 0.002), "vdm": 0.005}
@@ -148,7 +147,10 @@ def test_every_name_in_the_parameters_has_its_stages(file: Path, empty: Project,
     project = empty.copy(tmp_path / "project")
     shutil.copy(file, project.folder / "params.yaml")
     listed = set(project.dvc("stage", "list", "--all", "--name-only").split())
-    promised = {"extractor": "extractors", "train": "runs", "sample": "samples", "evaluate": "samples", "bound": "bounds"}
+    promised = {
+        "extractor": "extractors", "codec": "codecs", "encode": "codecs", "train": "runs", "compose": "composed",
+        "sample": "samples", "evaluate": "samples", "bound": "bounds", "study": "studies",
+    }  # fmt: skip
     assert {f"{stage}@{name}" for stage, block in promised.items() for name in project.params[block]} <= listed
     assert {"check", "prepare", "validate", "baselines", "compare", "report"} <= listed
     assert listed == stages(project.params)
@@ -162,7 +164,7 @@ def test_everything_declared_is_there(done: Project) -> None:
     assert len(outputs) == len(set(outputs))
     for path in outputs:
         assert (done.folder / path).exists(), path
-    for run in done.params["runs"]:
+    for run in [*done.params["runs"], *done.params["composed"]]:
         assert (done.folder / "runs" / run / "model.safetensors").is_file()
     assert not list(done.folder.glob(".checkpoints/*/*.safetensors")), "finished runs leave no checkpoints"
 
@@ -188,6 +190,7 @@ def test_metrics_have_the_promised_keys(done: Project) -> None:
     comparison = done.json("reports/compare.json")
     assert [row["sample"] for row in comparison["samples"]] == list(params["samples"])
     assert [row["run"] for row in comparison["bounds"]] == list(params["bounds"])
+    assert list(comparison["studies"]) == list(params["studies"])
 
 
 @pytest.mark.slow
@@ -195,6 +198,7 @@ def test_small_results_are_in_git_and_large_ones_are_not(done: Project) -> None:
     tracked = set(done.call("git", "ls-files").split("\n"))
     small = {f"reports/metrics/{name}.json" for name in [*done.params["samples"], "baselines"]}
     small |= {f"reports/bounds/{run}.json" for run in done.params["bounds"]} | {"reports/compare.json", "reports/compare.md"}
+    small |= {f"reports/studies/{name}.json" for name in done.params["studies"]}
     assert small | {"dvc.lock"} <= tracked
     large = {name for name in tracked if name.endswith((".npy", ".safetensors"))}
     assert large == set()
@@ -226,9 +230,10 @@ def test_a_fresh_clone_says_whether_the_lock_fits(done: Project, tmp_path: Path)
 @pytest.mark.slow
 def test_one_run_changes_nothing_else(changed: tuple[Project, str]) -> None:
     project, output = changed
-    names = {"vdm", *(name for name, sample in project.params["samples"].items() if sample["run"] == "vdm")}
+    asked = {**project.params["samples"], **project.params["studies"]}
+    names = {"vdm", *(name for name, block in asked.items() if block["run"] == "vdm")}
     expected = {stage for stage in stages(project.params) if stage.partition("@")[2] in names}
-    assert {"train@vdm", "sample@vdm-ddim-5", "evaluate@vdm-ddim-5", "bound@vdm"} <= expected
+    assert {"train@vdm", "sample@vdm-ddim-5", "evaluate@vdm-ddim-5", "bound@vdm", "study@vdm-finite-steps"} <= expected
     assert sorted(ran(output)) == sorted(expected | {"check", "compare", "report"})
 
 

@@ -14,6 +14,7 @@ from pipeline.config import schema
 from pipeline.core import artifacts
 from pipeline.datasets import _idx
 from pipeline.store.data import SPLITS, DataDirectory
+from tests.support import blocks
 
 CLASSES, TRAIN, TEST = 10, 400, 100
 
@@ -50,7 +51,7 @@ def source(tmp_path: Path) -> Path:
 
 def data(source: Path, **changed: object) -> schema.Data:
     names = [str(label) for label in range(CLASSES)]
-    return schema.Data(kind="idx", source={"folder": str(source), "class_names": names, "source": "Noise."}, **changed)
+    return blocks.data("idx", source={"folder": str(source), "class_names": names, "source": "Noise."}, **changed)
 
 
 def positions(made: DataDirectory, split: str) -> list[int]:
@@ -143,7 +144,7 @@ def test_a_run_that_is_stopped_leaves_no_spec_of_an_earlier_one(
 
 def test_spec_of_synthetic_data_has_its_density(tmp_path: Path) -> None:
     source = {"shape": [1, 4, 4], "mean": 0.2, "std": 0.2, "train": 60, "test": 20}
-    made = prepare.run(schema.Data(kind="gaussian", source=source), tmp_path)
+    made = prepare.run(blocks.data("gaussian", source=source), tmp_path)
     assert (made.spec["shape"], made.spec["levels"], made.spec["classes"]) == ([1, 4, 4], 256, 1)
     assert (made.spec["density"]["mean"], made.spec["density"]["std"]) == (0.2, 0.2)
     assert made.spec["class_names"] == ["noise"]
@@ -153,9 +154,9 @@ def test_spec_of_synthetic_data_has_its_density(tmp_path: Path) -> None:
 def test_splits_that_cannot_be_made_are_refused(source: Path, tmp_path: Path) -> None:
     small = {"shape": [1, 4, 4], "std": 0.2, "train": 1, "test": 1}
     with pytest.raises(ValueError, match=r"^data\.valid_fraction is 0\.1, by which 1 distinct training images"):
-        prepare.run(schema.Data(kind="gaussian", source=small), tmp_path)
+        prepare.run(blocks.data("gaussian", source=small), tmp_path)
     with pytest.raises(ValueError, match=r"^data\.valid_fraction is 0\.001, .* 10 classes cannot be split"):
         prepare.run(data(source, valid_fraction=0.001), tmp_path)
     alike = {"shape": [1, 4, 4], "std": 0.001, "train": 50, "test": 5}
     with pytest.raises(ValueError, match=r"^data\.near_duplicate_grey_levels is 1\.5, at which every training image"):
-        prepare.run(schema.Data(kind="gaussian", source=alike), tmp_path)
+        prepare.run(blocks.data("gaussian", source=alike), tmp_path)

@@ -24,6 +24,7 @@ from pipeline import bound, prepare, replicate, train
 from pipeline.config.load import load_params
 from pipeline.core import artifacts, code
 from pipeline.reporting.welch import welch
+from tests.support.blocks import filled
 
 REPOSITORY = Path(__file__).parents[1]
 TRAINING = {
@@ -34,7 +35,7 @@ NETWORK = {"kind": "unet", "widths": [16], "embedding": 8}
 VDM = {"schedule": {"kind": "linear-logsnr", "gamma_min": -8.0, "gamma_max": 5.0}, "network": NETWORK}
 DDPM = {"schedule": {"kind": "cosine-beta", "steps": 20}, "prediction": "v", "network": NETWORK}
 BOUND = {"split": "test", "images": 6, "times": 4}
-PARAMS: dict[str, Any] = {
+PARAMS = filled({
     "data": {"kind": "gaussian", "source": {"shape": [1, 4, 4], "train": 80, "test": 20}},
     "extractors": {},
     "runs": {
@@ -47,7 +48,7 @@ PARAMS: dict[str, Any] = {
     "samples": {},
     "bounds": {"vdm": BOUND, "ddpm": {**BOUND, "times": 6}, "elsewhere": BOUND, "otherwise": {**BOUND, "seed": 1}},
     "evaluate": {"extractor": "inception", "inception_weights": "unused"},
-}  # fmt: skip
+})  # fmt: skip
 
 
 def area(density: NDArray[np.float64], x: NDArray[np.float64]) -> float:

@@ -26,6 +26,7 @@ from pipeline.reporting.images import to_bytes
 from pipeline.samplers.ancestral import Ancestral
 from pipeline.samplers.ddim import DDIM
 from pipeline.store import models
+from tests.support import blocks
 
 CPU = torch.device("cpu")
 SPEC = DataSpec((1, 8, 8), 17, 10)
@@ -46,7 +47,7 @@ SAMPLERS = {"ancestral": Ancestral(kind="ancestral"), "ddim": DDIM(kind="ddim"),
 def write_model(folder: Path, which: str) -> Path:
     """A model as `train` leaves it, with weights that are not those of initialisation: there the output is zero."""
     training = {"steps": 1, "learning_rate": 0.1, "precision": "float32"}
-    run = schema.Run.model_validate({**MODELS[which], "data": "unused", "training": training})
+    run = blocks.run(**MODELS[which], training=training)
     model = models.build(run, SPEC, "runs.toy")
     weights = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -111,7 +112,7 @@ def test_labels_may_be_a_familys_default(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def configured(steps: int, images: int, sampler: Mapping[str, Any] | None = None) -> schema.Sample:
-    return schema.Sample(run="toy", sampler=dict(sampler or {"kind": "ancestral"}), steps=steps, images=images, seed=3)
+    return blocks.sample("toy", sampler or "ancestral", steps=steps, images=images, seed=3)
 
 
 def picture(file: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:

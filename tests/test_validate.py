@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from pipeline import prepare, validate
-from pipeline.config import schema
 from pipeline.core import artifacts
 from pipeline.store.data import DataDirectory
+from tests.support import blocks
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> DataDirectory:
-    return prepare.run(schema.Data(kind="digits"), tmp_path / "prepared")
+    return prepare.run(blocks.data("digits"), tmp_path / "prepared")
 
 
 def main(tmp_path: Path) -> int:

@@ -13,7 +13,6 @@ from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from pipeline.config import schema
 from pipeline.config.load import read_block
 from pipeline.core.contracts import Batch, DataSpec, FeatureExtractor, Loss
 from pipeline.core.random import KeyedRandom
@@ -33,6 +32,7 @@ from pipeline.families.autoencoder.network import AutoencoderConfig
 from pipeline.families.autoencoder.patch_discriminator import PatchDiscriminatorConfig
 from pipeline.store import models
 from pipeline.training import loop
+from tests.support.blocks import codec, training
 
 SPEC = DataSpec((1, 8, 8), 17, 10)
 NETWORK = AutoencoderConfig(widths=(16, 32), latent_channels=2)
@@ -292,7 +292,7 @@ class Rows:
 
 
 def fit(made: Model, x: Tensor, steps: int, batch_size: int, rate: float) -> None:
-    settings = schema.Training(steps=steps, batch=batch_size, learning_rate=rate, precision="float32", clip_norm=None)
+    settings = training(steps=steps, batch=batch_size, learning_rate=rate, precision="float32", clip_norm=None)
     for _ in loop.fit(Rows(x), loop.State(made, settings), settings, 0, torch.device("cpu")):  # type: ignore[arg-type]
         pass
 
@@ -328,15 +328,14 @@ def test_training_improves_reconstruction_and_the_kl_weight_holds_the_latents() 
 def test_a_saved_codec_loads_without_its_extractor(tmp_path) -> None:  # type: ignore[no-untyped-def]
     from pipeline.core import artifacts
 
-    run = schema.Codec.model_validate(
-        {
-            "family": "autoencoder", "data": "unused", "training": {"steps": 1, "learning_rate": 0.1},
-            "model": {
-                "network": {"kind": "autoencoder", "widths": (16, 16)},
-                "objective": {"kind": "kl", "perceptual": {"extractor": "convnet"}, "discriminator": {"start": 0}},
-            },
-        }
-    )  # fmt: skip
+    run = codec(
+        "autoencoder",
+        model={
+            "network": {"kind": "autoencoder", "widths": [16, 16]},
+            "objective": {"kind": "kl", "perceptual": {}, "discriminator": {"start": 0}},
+        },
+        training={"steps": 1, "learning_rate": 0.1},
+    )
     made = models.build(run, SPEC, "codecs.kl")
     artifacts.write_tensors(tmp_path / "model.safetensors", made.state_dict())
     described = {"shape": SPEC.shape, "levels": SPEC.levels, "classes": 10, "hash": "d" * 64}

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from pipeline.families.classifier.model.model import model as classifier
 
-from pipeline.config import plugins, schema
+from pipeline.config import plugins
 from pipeline.config.family import ClassConditional, FamilyConfig
 from pipeline.config.load import load_params, read_block, read_model
 from pipeline.core import artifacts
@@ -26,7 +25,9 @@ from pipeline.core.contracts import (
 )
 from pipeline.core.random import KeyedRandom, RowRandom
 from pipeline.diffusion.gaussian import alpha_sigma
+from pipeline.families.classifier import model as classifier
 from pipeline.store import models
+from tests.support import blocks
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 
@@ -172,10 +173,10 @@ def test_a_family_answers_what_stages_ask(key):
     ],
 )
 def test_a_loss_that_needs_levels_is_not_built_on_latents(family, model, sentence):
-    run = schema.Run(family=family, data="unused", model=model, training=schema.Training(steps=1, learning_rate=0.1))
-    assert isinstance(models.build(run, SPEC, "runs.toy"), Trainable)
+    block = blocks.run(family, model=model, training={"steps": 1, "learning_rate": 0.1})
+    assert isinstance(models.build(block, SPEC, "runs.toy"), Trainable)
     with pytest.raises(ValueError, match=rf"^runs\.toy\.model\.{sentence}"):
-        models.build(run, LATENTS, "runs.toy")
+        models.build(block, LATENTS, "runs.toy")
 
 
 @every

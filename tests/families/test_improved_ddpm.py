@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from pipeline.config import schema
 from pipeline.config.load import read_block
 from pipeline.core.contracts import Batch, DataSpec
 from pipeline.core.random import KeyedRandom
@@ -15,6 +14,7 @@ from pipeline.families.ddpm import model as ddpm
 from pipeline.networks.unet import UNetConfig
 from pipeline.training import loop
 from pipeline.training.checkpoint import Checkpoints
+from tests.support.blocks import training
 from tests.support.encoding import stirred
 
 SPEC, STEPS, COUNT = DataSpec((2, 4, 4), 16, 10), 6, 12
@@ -112,7 +112,7 @@ def test_hybrid_gradients_at_the_last_layer_of_a_network():
 
 
 def settings(steps):
-    return schema.Training(steps=steps, batch=16, learning_rate=1e-3, warmup=0, lr_cooldown_fraction=0.0, precision="float32")
+    return training(steps=steps, batch=16, learning_rate=1e-3, warmup=0, lr_cooldown_fraction=0.0, precision="float32")
 
 
 def test_the_history_of_losses_travels_in_a_checkpoint(tmp_path):

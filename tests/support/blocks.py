@@ -25,10 +25,8 @@ TRAINING = {
 RUN = {"seed": 0, "model": {}}
 SAMPLE = {"seed": 0}
 BOUND = {"split": "test", "images": None, "times": 8, "batch": 100, "seed": 0}
-EVALUATE = {
-    "reference": "test", "nearest_k": 5, "kid_subsets": 50, "kid_subset_size": 200, "inception_score_splits": 5,
-    "interval_resamples": 100, "baseline_images": 1000, "seed": 0,
-}  # fmt: skip
+EVALUATE = {"reference": "test", "interval_resamples": 100, "baseline_images": 1000, "seed": 0}
+METRICS = {"prdc": {"nearest_k": 5}, "kid": {"subsets": 50, "subset_size": 200}, "inception_score": {"splits": 5}}
 
 
 def filled(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,7 +48,7 @@ def filled(values: Mapping[str, Any]) -> dict[str, Any]:
     for role, standard in (("samples", SAMPLE), ("bounds", BOUND)):
         for name, block in whole.get(role, {}).items():
             whole[role][name] = _under(standard, block)
-    whole["evaluate"] = _under(EVALUATE, whole.get("evaluate", {}))
+    whole["evaluate"] = _evaluate(whole.get("evaluate", {}))
     return whole
 
 
@@ -79,6 +77,12 @@ def run(family: str, **changes: Any) -> schema.Run:
     return _read(schema.Run, {}, _run(block))
 
 
+def codec(family: str, **changes: Any) -> schema.Codec:
+    """As `run`, that draws and whose perceptual loss looks through the extractor convnet."""
+    own = {name: changes.pop(name) for name in ("encode", "extractor") if name in changes}
+    return schema.Codec(**{**dict(run(family, **changes)), "encode": "sample", "extractor": "convnet", **own})
+
+
 def sample(run: str, sampler: str | Mapping[str, Any], **changes: Any) -> schema.Sample:
     """`sampler`: a block, or the kind of one."""
     block = {"kind": sampler} if isinstance(sampler, str) else dict(sampler)
@@ -90,7 +94,7 @@ def bound(**changes: Any) -> schema.Bound:
 
 
 def evaluate(extractor: str = "convnet", **changes: Any) -> schema.Evaluate:
-    return _read(schema.Evaluate, {"extractor": extractor, **EVALUATE}, changes)
+    return _read(schema.Evaluate, {}, _evaluate({"extractor": extractor, **changes}))
 
 
 def members(union: Any) -> list[Any]:
@@ -112,6 +116,12 @@ def default(block: Any, **values: Any) -> Any:
 def _run(block: Mapping[str, Any]) -> dict[str, Any]:
     made: dict[str, Any] = _under(RUN, block)
     return {**made, "training": _under(TRAINING, made["training"])} if "training" in made else made
+
+
+def _evaluate(block: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics that `block` does not set have plain settings."""
+    made: dict[str, Any] = _under(EVALUATE, block)
+    return {**made, "metrics": _under(METRICS, made.get("metrics", {}))}
 
 
 def _read(kind: type[T], standard: Mapping[str, Any], changes: Mapping[str, Any]) -> T:

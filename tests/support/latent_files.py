@@ -14,7 +14,7 @@ from pipeline.core import artifacts
 from pipeline.families.autoencoder.model import Model
 from pipeline.store import models
 from pipeline.store.data import DataDirectory, write_data
-from tests.support.blocks import run
+from tests.support.blocks import codec
 
 COUNTS = {"train": 130, "valid": 20, "test": 30}
 LEVELS, CLASSES, SEED = 17, 5, 3
@@ -39,8 +39,7 @@ def write_images(folder: Path, seed: int = 0, brightest_test: int = LEVELS) -> D
 
 def block(how: str = "sample", family: str = "autoencoder") -> schema.Codec:
     training = {"steps": 1, "learning_rate": 0.1, "precision": "float32"}
-    made = run(family, data="data/prepared", seed=SEED, model=FAMILIES[family], training=training)
-    return schema.Codec(**dict(made), encode=how, extractor="convnet")
+    return codec(family, data="data/prepared", seed=SEED, model=FAMILIES[family], training=training, encode=how)
 
 
 def write_codec(folder: Path, data: DataDirectory, seed: int = 0, family: str = "autoencoder") -> Path:
