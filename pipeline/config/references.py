@@ -55,13 +55,8 @@ def check_references(params: Params) -> None:
             raise ValueError(
                 f"depths.{name} studies a run without depths; add runs.{name}.depths, such as [4, 8, 16], or remove it"
             )
-    if params.evaluate.extractor not in [*params.extractors, "inception"]:
-        raise unknown("evaluate.extractor", params.evaluate.extractor, [*params.extractors, "inception"])
-    if params.evaluate.extractor == "inception" and params.evaluate.inception_weights is None:
-        raise ValueError(
-            "evaluate.inception_weights is null; allowed with evaluate.extractor: inception is the path of a weights "
-            "file of torchvision's Inception-v3; set it, or name a trained extractor"
-        )
+    if params.evaluate.extractor not in params.extractors:
+        raise unknown("evaluate.extractor", params.evaluate.extractor, list(params.extractors))
     for role, block in (("runs", params.runs), ("codecs", params.codecs), ("extractors", params.extractors)):
         for name, run in block.items():
             if run.family not in plugins.names("families"):

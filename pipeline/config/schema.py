@@ -90,17 +90,30 @@ class Training(StrictConfig):
         return self
 
 
-class Run(StrictConfig):
-    """One model to train. `family: vdm` names the module pipeline/families/vdm, whose Config reads `model`.
+class Entry(StrictConfig):
+    """One model. `family: vdm` names the module pipeline/families/vdm, whose Config reads `model`.
 
-    `depths`: numbers of steps for which the optimal reverse variances are estimated after training and stored with the model.
+    `training` is null where nothing is trained, as the weights come from a file.
     """
 
     family: str
     data: str
     seed: NotNegative
-    depths: tuple[Positive, ...] = ()
     model: dict[str, Any]
+    training: Training | None
+
+
+class Extractor(Entry):
+    """What images are measured in, or what a perceptual loss looks through."""
+
+
+class Run(Entry):
+    """One model to train.
+
+    `depths`: numbers of steps for which the optimal reverse variances are estimated after training and stored with the model.
+    """
+
+    depths: tuple[Positive, ...] = ()
     training: Training
 
 
@@ -163,7 +176,6 @@ class Evaluate(StrictConfig):
     """
 
     extractor: Name
-    inception_weights: str | None = None
     reference: Literal["train", "test"]
     metrics: dict[str, dict[str, Any]] = Field(default_factory=dict)
     interval_resamples: NotNegative
@@ -174,7 +186,7 @@ class Evaluate(StrictConfig):
 class Params(StrictConfig):
     data: Data
     validate_: Validate = Field(alias="validate")
-    extractors: dict[Name, Run]
+    extractors: dict[Name, Extractor]
     codecs: dict[Name, Codec] = Field(default_factory=dict)
     runs: dict[Name, Run]
     composed: dict[Name, Composed] = Field(default_factory=dict)
