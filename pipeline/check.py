@@ -26,7 +26,7 @@ def check(params: schema.Params) -> None:
     read_block(plugins.dataset(params.data.kind).Config, params.data.source, "data.source")
     _metrics(params)
     models = {
-        name: _trainable(run, params, f"{role}.{name}")
+        name: _model(run, params, f"{role}.{name}")
         for role, block in (("extractors", params.extractors), ("codecs", params.codecs), ("runs", params.runs))
         for name, run in block.items()
     }
@@ -59,14 +59,16 @@ def _metrics(params: schema.Params) -> None:
                     )
 
 
-def _trainable(run: schema.Run, params: schema.Params, key: str) -> Any:
+def _model(run: schema.Entry, params: schema.Params, key: str) -> Any:
     """The family's own reading of `run.model`, once everything that can be said before training has been checked."""
     module = plugins.family(run.family)
     model = read_model(run, key)
-    for group in run.training.optimizer_groups:
-        if group not in module.Model.optimizer_group_names:
-            raise unknown(f"{key}.training.optimizer_groups", group, list(module.Model.optimizer_group_names))
-    _said(f"{key}.", lambda: model.check_training(run.training))
+    training = run.training
+    if training is not None:
+        for group in training.optimizer_groups:
+            if group not in module.Model.optimizer_group_names:
+                raise unknown(f"{key}.training.optimizer_groups", group, list(module.Model.optimizer_group_names))
+        _said(f"{key}.", lambda: model.check_training(training))
     _said(f"{key}.model.", lambda: model.check_data(discrete=latents_of(run.data) is None))
     return model
 
@@ -75,7 +77,7 @@ def _roles(params: schema.Params, models: dict[str, Any]) -> None:
     """Every block asks of a family only what it can do."""
     from pipeline.core import contracts
 
-    def model_of(run: schema.Run) -> type:
+    def model_of(run: schema.Entry) -> type:
         found: type = plugins.family(run.family).Model
         return found
 

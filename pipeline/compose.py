@@ -29,6 +29,7 @@ class Paths:
 def run(composed: schema.Composed, paths: Paths, key: str) -> None:
     """Writes the model of `composed`, which stands at `key` of params.yaml."""
     from pipeline.core.code import trained_by
+    from pipeline.core.contracts import Trainable
     from pipeline.store import models
 
     saved = {part: models.load(folder) for part, folder in paths.parts.items()}
@@ -38,7 +39,9 @@ def run(composed: schema.Composed, paths: Paths, key: str) -> None:
     made, composition = composed_run(composed, runs, key)
     like = described[composition.trained_as]
     model = models.build(made, models.data_spec(like), key)
-    plugins.composer(composed.family).put_together(model, {part: found.model for part, found in saved.items()})
+    trained = {part: found.model for part, found in saved.items() if isinstance(found.model, Trainable)}
+    assert len(trained) == len(saved), "parts are runs, and runs are trained"
+    plugins.composer(composed.family).put_together(model, trained)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     artifacts.write_tensors(paths.out / "model.safetensors", model.state_dict())
     artifacts.write_json(

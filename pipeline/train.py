@@ -1,4 +1,4 @@
-"""Trains one run, one codec or one extractor of params.yaml.
+"""Trains one run, one codec or one extractor of params.yaml; takes over the weights of an extractor that is pretrained.
 
 A killed training continues from its last checkpoint when the same command is given again, and ends bit-equal to one that
 was never killed. SIGTERM saves a checkpoint and ends with status 143.
@@ -25,6 +25,7 @@ from pipeline.store.data import DataDirectory
 if TYPE_CHECKING:
     import torch
 
+    from pipeline.core.contracts import Pretrained
     from pipeline.store.models import Saved
     from pipeline.training.loop import Report, State
 
@@ -42,15 +43,15 @@ class Paths:
     extractor: Path | None = None
 
 
-def run(cfg: schema.Run, paths: Paths, key: str) -> None:
-    """Trains `cfg` to the end. `key`: where it stands in params.yaml, for messages.
+def run(cfg: schema.Entry, paths: Paths, key: str) -> None:
+    """Trains `cfg` to the end, or takes over its weights if it is pretrained. `key`: where it stands in params.yaml.
 
     Raises ValueError, with the reason and with what is left to go back to, for a training that ended by itself.
     """
     import torch
 
     from pipeline.core.code import trained_by
-    from pipeline.core.contracts import FeatureExtractor, Generative, UsesPerceptualLoss
+    from pipeline.core.contracts import FeatureExtractor, Generative, Pretrained, UsesPerceptualLoss
     from pipeline.core.device import choose_precision, describe_device, pick_device
     from pipeline.store import models
     from pipeline.store.splits import Split
@@ -58,11 +59,15 @@ def run(cfg: schema.Run, paths: Paths, key: str) -> None:
 
     data = DataDirectory.open(paths.data)
     device = pick_device()
-    settings = cfg.training
     torch.manual_seed(0)
     with torch.random.fork_rng():
         torch.manual_seed(_initial_seed(cfg))
         model = models.build(cfg, data.data_spec, key).to(device)
+    settings = cfg.training
+    if isinstance(model, Pretrained):
+        _adopt(model, cfg, data, paths, key)
+        return
+    assert settings is not None, "refused when the model block is read"
     seen_through = None
     if isinstance(model, UsesPerceptualLoss) and model.perceives:
         assert paths.extractor is not None, "a codec names its extractor"
@@ -123,7 +128,7 @@ def run(cfg: schema.Run, paths: Paths, key: str) -> None:
             paths.out / "config.json",
             {
                 "run": cfg.model_dump(mode="json"),
-                "data": {**{name: data.spec[name] for name in ("shape", "levels", "classes", "hash")}},
+                "data": _described(data),
                 "parameters": parameters,
                 "code": trained_by(cfg.family),
                 "precision": precision,
@@ -132,7 +137,7 @@ def run(cfg: schema.Run, paths: Paths, key: str) -> None:
             },
         )
         artifacts.write_text(paths.curve, _csv(rows))
-        if cfg.optimal_variance_steps:
+        if isinstance(cfg, schema.Run) and cfg.optimal_variance_steps:
             assert isinstance(model, Generative), "checked when params.yaml is read"
             state.average.swap(model)
             table = reverse_variance.estimate(model.eval(), train, cfg.optimal_variance_steps, cfg.seed, device)
@@ -169,7 +174,7 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         params = load_params(args.params)
         role = "extractors" if args.extractor else "codecs" if args.codec else "runs"
-        cfg: schema.Run = command.choose(getattr(params, role), args.run, role)
+        cfg: schema.Entry = command.choose(getattr(params, role), args.run, role)
         key = f"{role}.{args.run}"
         place = Layout()
         out = place.model(role, args.run)
@@ -186,7 +191,43 @@ def main(argv: list[str] | None = None) -> int:
     return command.run_command(work)
 
 
-def _initial_seed(cfg: schema.Run) -> int:
+def _adopt(model: Pretrained, cfg: schema.Entry, data: DataDirectory, paths: Paths, key: str) -> None:
+    """Writes a pretrained model as if it had been trained, with a curve that has no rows. Raises ValueError for its file."""
+    from pipeline.config.family import PretrainedConfig
+    from pipeline.config.load import read_model
+    from pipeline.core.code import trained_by
+    from pipeline.core.device import describe_device
+    from pipeline.store.pretrained import read_weights
+
+    began = time.monotonic()
+    block = read_model(cfg, key)
+    assert isinstance(block, PretrainedConfig), "the block of a family that is Pretrained"
+    state = read_weights(block, f"{key}.model")
+    try:
+        model.adopt(state)
+    except ValueError as error:
+        raise ValueError(f"{block.weights} {error}") from None
+    artifacts.write_tensors(paths.out / "model.safetensors", model.state_dict())
+    artifacts.write_json(
+        paths.out / "config.json",
+        {
+            "run": cfg.model_dump(mode="json"),
+            "data": _described(data),
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "code": trained_by(cfg.family),
+        },
+    )
+    artifacts.write_text(paths.curve, _csv([]))
+    device = describe_device(next(model.parameters()).device)
+    artifacts.write_json(paths.out / "timing.json", {"seconds": round(time.monotonic() - began, 1), **device})
+
+
+def _described(data: DataDirectory) -> dict[str, Any]:
+    """What a model's config.json says of its data."""
+    return {name: data.spec[name] for name in ("shape", "levels", "classes", "hash")}
+
+
+def _initial_seed(cfg: schema.Entry) -> int:
     from pipeline.core.random import key
 
     return key(cfg.seed, 0, "initialisation")
@@ -203,7 +244,7 @@ def _extractor(folder: Path, data: DataDirectory, device: torch.device) -> Saved
     return found
 
 
-def _fingerprint(cfg: schema.Run, data: DataDirectory, precision: str, device_type: str, extractor: str | None) -> str:
+def _fingerprint(cfg: schema.Entry, data: DataDirectory, precision: str, device_type: str, extractor: str | None) -> str:
     """A hash of what the result depends on: configuration, data, code, torch, precision, device, and a loss's extractor."""
     import torch
 

@@ -14,20 +14,17 @@ if TYPE_CHECKING:
 
 
 def open_extractor(cfg: schema.Evaluate, data: DataDirectory, root: Path) -> Extractor:
-    """The extractor that `cfg` names. Raises ValueError if it is missing, no classifier, or trained on other data."""
+    """The extractor that `cfg` names. Raises ValueError if it is missing, has no features, or is of other data."""
     from pipeline.core.contracts import FeatureExtractor
     from pipeline.core.device import pick_device
-    from pipeline.metrics.features import INCEPTION, ClassifierExtractor, InceptionExtractor
+    from pipeline.metrics.features import NetworkExtractor
     from pipeline.store import models
 
-    if cfg.extractor == INCEPTION:
-        assert cfg.inception_weights is not None, "checked when params.yaml is read"
-        return InceptionExtractor(root / cfg.inception_weights, data.data_spec, device=pick_device())
     folder = Layout(root).extractor(cfg.extractor)
     found = models.load(folder)
-    trained_on = found.config["data"]["hash"]
-    if trained_on != data.hash:
-        raise ValueError(f"{folder} was trained on data {trained_on[:8]}, {data.path} is {data.hash[:8]}; run: dvc repro")
+    made_of = found.config["data"]["hash"]
+    if made_of != data.hash:
+        raise ValueError(f"{folder} was trained on data {made_of[:8]}, {data.path} is {data.hash[:8]}; run: dvc repro")
     if not isinstance(found.model, FeatureExtractor):
         raise ValueError(f"evaluate.extractor is {cfg.extractor!r}, which has no features and logits; name a classifier")
-    return ClassifierExtractor(found.model, data.data_spec, name=cfg.extractor, hash=found.hash, device=pick_device())
+    return NetworkExtractor(found.model, data.data_spec, name=cfg.extractor, hash=found.hash, device=pick_device())

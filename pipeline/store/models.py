@@ -13,7 +13,7 @@ from pipeline.config import plugins, schema
 from pipeline.config.family import FamilyConfig
 from pipeline.config.load import read_block, read_model
 from pipeline.core import artifacts
-from pipeline.core.contracts import DataSpec, Trainable
+from pipeline.core.contracts import DataSpec, Pretrained, Trainable
 
 
 @dataclass(frozen=True)
@@ -25,19 +25,19 @@ class Saved:
     block: the `model` block of schema.json, as the family reads it.
     """
 
-    model: Trainable
+    model: Trainable | Pretrained
     config: Mapping[str, Any]
     hash: str
     variances: Mapping[int, torch.Tensor]
     block: FamilyConfig
 
 
-def build(run: schema.Run, spec: DataSpec, key: str) -> Trainable:
-    """An untrained model of a run; `key` is where the run stands in params.yaml."""
+def build(run: schema.Entry, spec: DataSpec, key: str) -> Trainable | Pretrained:
+    """The model of an entry without its weights; `key` is where the entry stands in params.yaml."""
     try:
         block = read_model(run, key)
         block.check_data(discrete=spec.levels is not None)
-        model: Trainable = plugins.family(run.family).build(block, spec)
+        model: Trainable | Pretrained = plugins.family(run.family).build(block, spec)
     except ValueError as error:
         message = str(error)
         raise ValueError(message if message.startswith(key) else f"{key}.model.{message}") from None
@@ -58,8 +58,9 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Saved:
     if not weights.is_file():
         raise ValueError(f"{weights} does not exist; train it first: dvc repro")
     described = artifacts.read_json(folder / "config.json")
-    kind = schema.Codec if "encode" in described["run"] else schema.Run
-    run = read_block(kind, described["run"], str(folder / "config.json"))
+    written = described["run"]
+    kind = schema.Codec if "encode" in written else schema.Run if "depths" in written else schema.Extractor
+    run = read_block(kind, written, str(folder / "config.json"))
     table = folder / "variance.json"
     variances = artifacts.read_json(table) if table.is_file() else {}
     model = build(run, data_spec(described), str(folder))
