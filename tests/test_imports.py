@@ -38,7 +38,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pipeline.datasets": ("pipeline.core", "pipeline.config.base"),
     "pipeline.diffusion": ("pipeline.core.contracts", "pipeline.core.pixels", "pipeline.config.base"),
     "pipeline.networks": ("pipeline.core.contracts", "pipeline.core.pixels", "pipeline.config.base"),
-    "pipeline.samplers": ("pipeline.diffusion", "pipeline.core.contracts", "pipeline.config.base"),
+    "pipeline.samplers": ("pipeline.diffusion", "pipeline.core.contracts", "pipeline.core.random", "pipeline.config.base"),
     "pipeline.families": (
         "pipeline.core", "pipeline.config.base", "pipeline.config.family", "pipeline.diffusion", "pipeline.networks",
     ),

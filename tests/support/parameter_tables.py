@@ -32,7 +32,7 @@ ROOMS = {
     "samplers": ("sampler", "`sampler.kind` of a sample names one of these."),
     "datasets": ("data set", "`data.kind` names one of these; `data.source` has these keys."),
     "studies": ("study", "`kind:` of a study names one of these."),
-    "metrics": ("metric", "Metrics with settings of their own."),
+    "metrics": ("metric", "Every one is measured; `evaluate.metrics.<metric>` holds the settings of those that have some."),
 }
 INTRODUCTION = """# params.yaml, key by key
 
