@@ -39,6 +39,7 @@ def run(composed: schema.Composed, paths: Paths, key: str) -> None:
     made, composition = composed_run(composed, runs, key)
     like = described[composition.trained_as]
     model = models.build(made, models.data_spec(like), key)
+    assert isinstance(model, Trainable), "what runs are put together to is a model like them"
     trained = {part: found.model for part, found in saved.items() if isinstance(found.model, Trainable)}
     assert len(trained) == len(saved), "parts are runs, and runs are trained"
     plugins.composer(composed.family).put_together(model, trained)
