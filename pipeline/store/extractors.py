@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.config import schema
 from pipeline.core.layout import Layout
 from pipeline.store.data import DataDirectory
+from pipeline.store.fresh import check_trained_on
 
 if TYPE_CHECKING:
     from pipeline.metrics.features import Extractor
@@ -22,9 +23,7 @@ def open_extractor(cfg: schema.Evaluate, data: DataDirectory, root: Path) -> Ext
 
     folder = Layout(root).extractor(cfg.extractor)
     found = models.load(folder)
-    made_of = found.config["data"]["hash"]
-    if made_of != data.hash:
-        raise ValueError(f"{folder} was trained on data {made_of[:8]}, {data.path} is {data.hash[:8]}; run: dvc repro")
+    check_trained_on(found.config, folder, data.hash, data.path)
     if not isinstance(found.model, FeatureExtractor):
         raise ValueError(f"evaluate.extractor is {cfg.extractor!r}, which has no features and logits; name a classifier")
     return NetworkExtractor(found.model, data.data_spec, name=cfg.extractor, hash=found.hash, device=pick_device())
