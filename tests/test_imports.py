@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).parents[1]
 ALLOWED = {
     "flows": ("flows", "pipeline.config", "pipeline.core.artifacts", "pipeline.storage", "pipeline.core.command"),
     "pipeline.families": ("pipeline.core.contracts", "pipeline.diffusion", "pipeline.networks", "pipeline.config.base"),
-    "pipeline.metrics": ("pipeline.metrics", "pipeline.core.contracts", "pipeline.diffusion"),
+    "pipeline.metrics": ("pipeline.metrics", "pipeline.core.contracts", "pipeline.diffusion", "pipeline.config"),
     "pipeline.networks": ("pipeline.networks", "pipeline.core.contracts", "pipeline.config.base"),
     "pipeline.diffusion": ("pipeline.diffusion", "pipeline.core.contracts", "pipeline.config.base"),
     "pipeline.storage": ("pipeline.storage", "pipeline.core.command"),
