@@ -98,7 +98,12 @@ def fields_at(kind: Any, location: tuple[Any, ...]) -> list[str]:
             node = definitions[node["$ref"].rsplit("/", 1)[-1]]
         return node
 
-    node = resolve(schema)
+    def unwrapped(node: dict[str, Any]) -> dict[str, Any]:
+        """A block that may be null is the block."""
+        blocks = [found for option in node.get("anyOf", []) if "properties" in (found := resolve(option))]
+        return blocks[0] if len(blocks) == 1 else node
+
+    node = unwrapped(resolve(schema))
     for part in location:
         options = node.get("oneOf") or node.get("anyOf") or []
         tagged = [resolve(option) for option in options]
@@ -111,4 +116,5 @@ def fields_at(kind: Any, location: tuple[Any, ...]) -> list[str]:
             node = resolve(node["additionalProperties"])
         elif "patternProperties" in node:
             node = resolve(next(iter(node["patternProperties"].values())))
+        node = unwrapped(node)
     return list(node.get("properties", {}))
