@@ -199,8 +199,12 @@ def _rounded(value: float, digits: int = 5) -> float:
 def main(argv: list[str] | None = None) -> int:
     parser = command.parser(__doc__)
     parser.add_argument("run", help="a name under bounds:")
-    parser.add_argument("--model", type=Path, help="measure the model in this folder instead of the run's own; goes with --out")
-    parser.add_argument("--out", type=Path, help="write this JSON file, and a CSV file beside it, instead of reports/bounds")
+    parser.add_argument(
+        "--model", type=command.path, help="measure the model in this folder instead of the run's own; goes with --out"
+    )
+    parser.add_argument(
+        "--out", type=command.path, help="write this JSON file, and a CSV file beside it, instead of reports/bounds"
+    )
     args = parser.parse_args(argv)
 
     def work() -> None:

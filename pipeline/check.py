@@ -162,12 +162,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = command.parser(__doc__)
     parser.add_argument(
         "--out",
-        type=Path,
+        type=command.path,
         help="where to leave the mark that DVC waits for (default: %(default)s)",
         default=Layout().checked,
     )
     args = parser.parse_args(argv)
-    return command.run_command(lambda: run(Path(args.params), args.out))
+    return command.run_command(lambda: run(args.params, args.out))
 
 
 if __name__ == "__main__":

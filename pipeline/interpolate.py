@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, nargs="+", default=[0, 1, 2, 3], help="test images, in pairs (default: 0 1 2 3)")
     parser.add_argument("--steps", type=int, default=100, help="steps of each way (default: %(default)s)")
     parser.add_argument("--points", type=int, default=9, help="latents per row, both ends included (default: %(default)s)")
-    parser.add_argument("--out", type=Path, help="the picture (default: interpolations/<run>.png)")
+    parser.add_argument("--out", type=command.path, help="the picture (default: interpolations/<run>.png)")
     args = parser.parse_args(argv)
 
     def work() -> None:

@@ -107,7 +107,9 @@ def _crosses(side: NDArray[np.str_], pairs: Pairs) -> NDArray[np.bool_]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = command.parser(__doc__)
-    parser.add_argument("--out", type=Path, default=Layout().prepared, help="the folder to write (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=command.path, default=Layout().prepared, help="the folder to write (default: %(default)s)"
+    )
     arguments = parser.parse_args(argv)
 
     def work() -> None:

@@ -163,7 +163,9 @@ def main(argv: list[str] | None = None) -> int:
     what.add_argument("--extractor", action="store_true", help="train an extractor instead of a run")
     what.add_argument("--codec", action="store_true", help="train a codec instead of a run")
     parser.add_argument("--seed", type=int, help="train with this seed instead of the block's; goes with --out")
-    parser.add_argument("--out", type=Path, help="write to this folder, curve.csv included, instead of the pipeline's own")
+    parser.add_argument(
+        "--out", type=command.path, help="write to this folder, curve.csv included, instead of the pipeline's own"
+    )
     args = parser.parse_args(argv)
 
     def work() -> None:

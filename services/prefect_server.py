@@ -79,7 +79,9 @@ class Service:
             try:
                 probe.bind((HOST, self.port))
             except OSError:
-                raise ValueError(f"port {self.port} of {HOST} is taken; choose another with --port") from None
+                raise ValueError(
+                    f"port {self.port} of {HOST} is taken; choose another: make serve PORT=..."
+                ) from None
         self._launch("server", "server", "start", "--host", HOST, "--port", str(self.port))
         end = time.monotonic() + patience
         while not self._healthy():
@@ -169,11 +171,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=4200, help="of the Prefect server on 127.0.0.1 (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    try:
-        return run_command(lambda: serve(arguments.port))
-    except RuntimeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_command(lambda: serve(arguments.port), failures=(RuntimeError,))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def open_extractor(cfg: schema.Evaluate, data: DataDirectory, root: Path) -> Ext
 
     if cfg.extractor == INCEPTION:
         assert cfg.inception_weights is not None, "checked when params.yaml is read"
-        return InceptionExtractor(root / cfg.inception_weights, data.data_spec, device=pick_device())
+        return InceptionExtractor(root / Path(cfg.inception_weights).expanduser(), data.data_spec, device=pick_device())
     folder = Layout(root).extractor(cfg.extractor)
     found = models.load(folder)
     trained_on = found.config["data"]["hash"]

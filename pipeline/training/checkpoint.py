@@ -20,7 +20,7 @@ from pipeline.core import artifacts
 
 def root() -> Path:
     """Where checkpoints lie: the environment's TRILEMMA_CHECKPOINTS, or .checkpoints."""
-    return Path(os.environ.get("TRILEMMA_CHECKPOINTS", ".checkpoints"))
+    return Path(os.environ.get("TRILEMMA_CHECKPOINTS", ".checkpoints")).expanduser()
 
 
 class Checkpoints:
