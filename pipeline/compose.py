@@ -16,6 +16,7 @@ from pipeline.config.composed import composed_run
 from pipeline.config.load import load_params, read_block
 from pipeline.core import artifacts, command
 from pipeline.core.layout import Layout
+from pipeline.store.fresh import check_model
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     def work() -> None:
-        composed = command.choose(load_params(args.params).composed, args.name, "composed")
+        params = load_params(args.params)
+        composed = command.choose(params.composed, args.name, "composed")
+        for name in composed.parts.values():
+            check_model(params, "runs", name, Layout().root)
         parts = {part: Layout().run(name) for part, name in composed.parts.items()}
+        command.writable(Layout().run(args.name))
         run(composed, Paths(parts, Layout().run(args.name)), f"composed.{args.name}")
 
     return command.run_command(work)

@@ -19,9 +19,9 @@ from pipeline.config import schema
 from pipeline.config.load import load_params
 from pipeline.core import artifacts, command
 from pipeline.core.layout import Layout
-from pipeline.store import extractors
+from pipeline.store import extractors, fresh
 from pipeline.store.data import DataDirectory
-from pipeline.store.results import Source, existing
+from pipeline.store.results import Source, open_array
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,8 +57,8 @@ def run(cfg: schema.Params, name: str, root: Path, extractor: Extractor | None =
     metrics = place.report("metrics", name)
 
     data = DataDirectory.open(Layout(root).prepared)
-    images = artifacts.read_array(existing(made / "images.npy", made_by))
-    described = Source.open(made / "sample.json", made_by)
+    described = fresh.check_sample(cfg, name, root)
+    images = open_array(made / "images.npy", made_by)
     timing = Source.open(made / "timing.json", made_by)
     rate = speed(timing.values)
     if len(images) != sample.images:
@@ -101,6 +101,7 @@ def run(cfg: schema.Params, name: str, root: Path, extractor: Extractor | None =
             "speed": dict(timing.values),
             "sample": dict(described.values),
             "measured": {**ground.provenance(), "images": len(images), "seed": cfg.evaluate.seed, **_computed_on(extractor)},
+            "made_of": fresh.evaluation(cfg, extractor.hash, root, name),
         },
     )
     artifacts.write_json(
@@ -143,7 +144,11 @@ def run_baselines(cfg: schema.Params, root: Path, extractor: Extractor | None = 
     computed_on = _computed_on(extractor)
     artifacts.write_json(
         Layout(root).evaluation("baselines") / "details.json",
-        {**details, "measured": {**ground.provenance(), "images": count, "seed": cfg.evaluate.seed, **computed_on}},
+        {
+            **details,
+            "measured": {**ground.provenance(), "images": count, "seed": cfg.evaluate.seed, **computed_on},
+            "made_of": fresh.evaluation(cfg, extractor.hash, root),
+        },
     )
     artifacts.write_json(
         Layout(root).report("metrics", "baselines"),
@@ -227,6 +232,11 @@ def main(argv: list[str] | None = None) -> int:
 
     def work() -> None:
         params = load_params(args.params)
+        place = Layout()
+        if params.evaluate.extractor in params.extractors:
+            fresh.check_model(params, "extractors", params.evaluate.extractor, place.root)
+        name = "baselines" if args.baselines else args.sample
+        command.writable(place.evaluation(name), place.report("metrics", name).parent)
         if args.baselines:
             run_baselines(params, Path("."))
         else:

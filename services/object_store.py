@@ -114,9 +114,7 @@ class Server:
             try:
                 probe.bind((HOST, self.port))
             except OSError:
-                raise ValueError(
-                    f"port {self.port} of {HOST} is taken; choose another: make storage PORT=..."
-                ) from None
+                raise ValueError(f"port {self.port} of {HOST} is taken; choose another: make storage PORT=...") from None
 
     def _credentials(self) -> tuple[str, str]:
         file = self.folder / "identities.json"

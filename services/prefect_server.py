@@ -79,9 +79,7 @@ class Service:
             try:
                 probe.bind((HOST, self.port))
             except OSError:
-                raise ValueError(
-                    f"port {self.port} of {HOST} is taken; choose another: make serve PORT=..."
-                ) from None
+                raise ValueError(f"port {self.port} of {HOST} is taken; choose another: make serve PORT=...") from None
         self._launch("server", "server", "start", "--host", HOST, "--port", str(self.port))
         end = time.monotonic() + patience
         while not self._healthy():

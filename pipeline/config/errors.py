@@ -38,6 +38,8 @@ def sentence(error: ValidationError, prefix: str, kind: Any) -> str:
             return f"{key} is {value}{_guess(str(first['input']), allowed_values)}; allowed: {context['expected']}{also}"
         case "string_pattern_mismatch":
             return f"{key} is {value}; allowed are names of lower-case letters, digits and hyphens{also}"
+        case "string_too_long":
+            return f"{key} has {len(str(first['input']))} characters; allowed: {context['max_length']} at most{also}"
         case _:
             rule = re.sub(r"^Input should be ", "", first["msg"])
             return f"{key} is {value}; allowed: {rule[:1].lower() + rule[1:]}{also}"
