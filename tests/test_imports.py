@@ -39,6 +39,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pipeline.diffusion": ("pipeline.core.contracts", "pipeline.core.pixels", "pipeline.config.base"),
     "pipeline.networks": ("pipeline.core.contracts", "pipeline.core.pixels", "pipeline.config.base"),
     "pipeline.samplers": ("pipeline.diffusion", "pipeline.core.contracts", "pipeline.config.base"),
+    # What a sample's block may say of its model.
+    "pipeline.samplers.fits": ("pipeline.samplers", "pipeline.diffusion", "pipeline.core.contracts", "pipeline.config"),
     "pipeline.families": (
         "pipeline.core", "pipeline.config.base", "pipeline.config.family", "pipeline.diffusion", "pipeline.networks",
     ),
