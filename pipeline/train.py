@@ -95,7 +95,7 @@ def run(cfg: schema.Entry, paths: Paths, key: str) -> None:
     for other in checkpoints.others():
         print(
             f"{key}: not continued is the checkpoint of step {other.step} in {other.folder}, which differs in "
-            f"{', '.join(other.differs)}; remove that folder if nobody needs it",
+            f"{', '.join(other.differs) or 'the form of its record'}; remove that folder if nobody needs it",
             flush=True,
         )
     terminated: list[int] = []
