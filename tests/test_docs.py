@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
 from pydantic import BaseModel, Field
+from ruamel.yaml import YAML
 
 from pipeline.config.base import Name, StrictConfig
 from tests.support import first_page, parameter_tables
@@ -59,6 +61,18 @@ def test_broken_links_are_found(tmp_path: Path) -> None:
         "```\n[6](also-missing.md)\n# not a heading\n```\n## Here\n[7](#not-a-heading)\n"
     )
     assert broken(page) == ["other.md#nothing", "missing.md", "#not-a-heading"]
+
+
+def test_the_citation_is_of_the_version_that_the_project_has() -> None:
+    """What CFF 1.2 requires, and no key that it does not know."""
+    citation = YAML(typ="safe").load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    known = {"cff-version", "message", "type", "title", "abstract", "authors", "version", "license", "keywords"}
+    assert {"cff-version", "message", "title", "authors"} <= set(citation) <= known
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["authors"] == [{"name": "The trilemma authors"}]
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    assert f"## [{project['version']}]" in (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def test_the_first_page_is_one_page() -> None:
