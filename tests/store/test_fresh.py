@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from pipeline import bound, compare, evaluate, interpolate, sample
+from pipeline import baselines, bound, compare, evaluate, interpolate, sample
 from pipeline.store.fresh import mend
 from tests.support.project import STEPS, Project, values
 
@@ -20,7 +20,7 @@ MAINS: dict[str, tuple[Callable[[list[str]], int], list[str]]] = {
     "sample": (sample.main, ["vdm-ddim-5"]),
     "bound": (bound.main, ["vdm"]),
     "evaluate": (evaluate.main, ["vdm-ddim-5"]),
-    "baselines": (evaluate.main, ["--baselines"]),
+    "baselines": (baselines.main, []),
     "interpolate": (interpolate.main, ["vdm", "--steps", "2"]),
     "compare": (compare.main, []),
 }

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from pipeline import bound, evaluate, prepare, sample, train
+from pipeline import baselines, bound, evaluate, prepare, sample, train
 from tests.support.mistakes import tiny_values
 
 STEPS = 4
@@ -44,7 +44,7 @@ class Project:
         made.write(values())
         for main, *arguments in (
             (prepare.main,), (train.main, "--extractor", "convnet"), (train.main, "vdm"), (sample.main, "vdm-ddim-5"),
-            (bound.main, "vdm"), (evaluate.main, "vdm-ddim-5"), (evaluate.main, "--baselines"),
+            (bound.main, "vdm"), (evaluate.main, "vdm-ddim-5"), (baselines.main,),
         ):  # fmt: skip
             assert made.run(main, *arguments) == 0, (main.__module__, arguments)
         return made
