@@ -125,12 +125,25 @@ class Inner(StrictConfig):
 
 
 class Outer(StrictConfig):
+    """`plain`: of the base."""
+
     plain: Annotated[int, Field(gt=0, lt=2**32)]
     share: Annotated[float, Field(ge=0.25, le=1)] | None = None
     choice: Literal["a", "b"] = "b"
     name: Name
     several: tuple[Annotated[int, Field(ge=16)], ...] = (32, 64)
     inner: Inner | None = Field(alias="inside", default=None)
+
+
+class Inheriting(Outer):
+    """`last`: of the class itself."""
+
+    last: bool
+
+
+def test_a_key_of_a_base_class_is_explained_with_it() -> None:
+    words = parameter_tables.words(Inheriting, "What it is.")
+    assert words == ["What it is.", "`last`: of the class itself.", "`plain`: of the base."]
 
 
 def test_a_key_is_described_by_its_range_and_its_default() -> None:
