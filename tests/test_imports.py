@@ -50,6 +50,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "pipeline.training": ("pipeline.core", "pipeline.config", "pipeline.store", "pipeline.diffusion"),
     "pipeline.metrics": ("pipeline.core", "pipeline.config.base", "pipeline.store", "pipeline.diffusion", "pipeline.samplers"),
+    "pipeline.metrics.ground": ("pipeline.metrics", "pipeline.core", "pipeline.config", "pipeline.store"),
     # Reads the settings of every metric of the folder.
     "pipeline.metrics.measurement": ("pipeline.metrics", "pipeline.core", "pipeline.config"),
     # A study refuses what it cannot do, so that it reads the run that it asks, measures, and draws its figure.
