@@ -21,6 +21,9 @@ def run(params: Path, out: Path) -> None:
     check(found)
     if not found.samples:
         raise ValueError("samples is empty; the pipeline ends in a comparison of samples: add one, or train runs by hand")
+    # DVC stops at a dependency that is not there: without an entry of a kind, say no study, nobody else makes its folder.
+    for folder in Layout(out.parent.parent).made:
+        folder.mkdir(parents=True, exist_ok=True)
     artifacts.write_text(out, "every block of the parameter file reads\n")
 
 
