@@ -21,7 +21,6 @@ from pipeline.core import artifacts
 from pipeline.core.contracts import DataSpec
 from pipeline.core.pixels import dequantize
 from pipeline.metrics.features import NetworkExtractor
-from pipeline.store import models
 from pipeline.store.data import DataDirectory, write_data
 from pipeline.store.extractors import open_extractor
 from tests.support.mistakes import tiny_values, write
@@ -168,20 +167,4 @@ def test_images_that_inception_cannot_take_are_refused(
     weights.write_bytes(b"never read")
     project(tmp_path, weights, channels=2)
     monkeypatch.chdir(tmp_path)
-    assert "1 or 3 channels, images have 2" in refused(tmp_path, capsys)
-
-
-def test_an_extractor_of_before_is_still_read(tmp_path: Path) -> None:
-    """config.json of a classifier that was trained when extractors had `depths` as runs have."""
-    spec = DataSpec((1, 4, 4), 16, 3)
-    cfg = load_params(write(tmp_path, tiny_values())).extractors["convnet"]
-    torch.manual_seed(0)
-    model = models.build(cfg, spec, "extractors.convnet")
-    artifacts.write_tensors(tmp_path / "convnet/model.safetensors", model.state_dict())
-    described = {"shape": [1, 4, 4], "levels": 16, "classes": 3, "hash": "ab" * 32}
-    for more in ({}, {"depths": []}):
-        artifacts.write_json(
-            tmp_path / "convnet/config.json", {"run": {**cfg.model_dump(mode="json"), **more}, "data": described}
-        )
-        found = models.load(tmp_path / "convnet").model.state_dict()
-        assert all(torch.equal(tensor, found[name]) for name, tensor in model.state_dict().items())
+    assert "has images of 2 channels; allowed: 1 (grey) or 3" in refused(tmp_path, capsys)
