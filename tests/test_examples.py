@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).parents[1]
 EXAMPLE = REPOSITORY / "examples" / "quickstart.py"
 
 
+@pytest.mark.slow
 def test_the_quickstart_learns_digits_without_writing_a_file() -> None:
     """17 equally likely grey levels cost log2(17) = 4.087 bits/dim: the model needs far fewer, and draws eight digits."""
     before = {path for path in REPOSITORY.iterdir() if path.name != ".pytest_cache"}

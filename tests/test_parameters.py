@@ -64,12 +64,14 @@ def test_no_value_comes_from_the_code(name: str) -> None:
     assert stated(parsed(name)) == stated(written)
 
 
-@pytest.mark.parametrize("name", [FILES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in FILES[1:])])
-def test_an_override_changes_one_value(name: str, tmp_path: Path) -> None:
-    """DVC writes `-S` through aliases: with one, this fails for every leaf that shares it."""
+@pytest.mark.parametrize(
+    ("name", "every"), [(FILES[0], 16), *(pytest.param(name, 1, marks=pytest.mark.slow) for name in FILES)]
+)
+def test_an_override_changes_one_value(name: str, every: int, tmp_path: Path) -> None:
+    """DVC writes `-S` through aliases: with one, this fails for every leaf that shares it. Half a second a leaf."""
     file = tmp_path / "params.yaml"
     before = plain(ROOT / name)
-    for path, value in leaves(before):
+    for path, value in list(leaves(before))[::every]:
         file.write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
         new = another(value)
         apply_overrides(file, [f"{'.'.join(path)}={written(new)}"])

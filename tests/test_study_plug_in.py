@@ -101,6 +101,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return made
 
 
+@pytest.mark.slow
 def test_it_stands_in_the_comparison_and_on_the_page(project: Project) -> None:
     images, labels = (np.load(project.folder / f"data/prepared/test.{name}.npy") for name in ("images", "labels"))
     text, page = project.text("reports/compare.md"), project.text("reports/index.html")
@@ -124,6 +125,7 @@ def test_it_stands_in_the_comparison_and_on_the_page(project: Project) -> None:
     assert "study-bright-" not in page, "it draws no figure"
 
 
+@pytest.mark.slow
 def test_what_measures_in_no_features_names_no_extractor(project: Project) -> None:
     bright, steps = (
         artifacts.read_json(project.folder / f"reports/studies/{name}.json") for name in ("bright", "vdm-finite-steps")
@@ -134,6 +136,7 @@ def test_what_measures_in_no_features_names_no_extractor(project: Project) -> No
     assert sorted(file.name for file in (project.folder / "studies/bright").iterdir()) == ["details.json", "presentation.json"]
 
 
+@pytest.mark.slow
 def test_its_code_stands_in_its_details_and_in_no_other(project: Project) -> None:
     def code(name: str) -> str:
         project.call("pipeline.study", name)
@@ -148,6 +151,7 @@ def test_its_code_stands_in_its_details_and_in_no_other(project: Project) -> Non
     assert before[1] == after[1]
 
 
+@pytest.mark.slow
 def test_its_refusals_are_those_of_check(project: Project) -> None:
     params = project.params
     for values, message in (
@@ -166,6 +170,7 @@ def test_its_refusals_are_those_of_check(project: Project) -> None:
     project.write(params)
 
 
+@pytest.mark.slow
 def test_a_comparison_without_the_study_is_refused_by_the_page(project: Project) -> None:
     params = project.params
     project.write({**params, "studies": {**params["studies"], "more": {**params["studies"]["bright"]}}})
@@ -176,6 +181,7 @@ def test_a_comparison_without_the_study_is_refused_by_the_page(project: Project)
     project.write(params)
 
 
+@pytest.mark.slow
 def test_a_study_in_another_extractor_is_not_compared(project: Project) -> None:
     path = project.folder / "reports/studies/vdm-finite-steps.json"
     before = path.read_text(encoding="utf-8")

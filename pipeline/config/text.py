@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,14 @@ def _refuse_aliases(file: Path, text: str) -> None:
                 f"{file} has the alias *{event.anchor} in line {line}; allowed: none, as `dvc exp run -S` changes all its "
                 "places at once; write the values out, or put what is shared under defaults:"
             )
+
+
+def written(values: dict[str, Any]) -> str:
+    """Plain values as text, mappings block by block, in the order given."""
+    yaml, text = YAML(), io.StringIO()
+    yaml.default_flow_style = False
+    yaml.dump(values, text)
+    return text.getvalue()
 
 
 def tuples(value: Any) -> Any:

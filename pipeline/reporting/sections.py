@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import Params
+from pipeline.config.text import written
 from pipeline.core.layout import Layout, latents_of
 from pipeline.reporting import studies as studied
 from pipeline.reporting.conclusion import HOW
@@ -186,19 +186,9 @@ def provenance(cfg: Params, comparison: Source) -> Section:
             Paragraph(full),
             Paragraph("To make this page again, in a checkout of the same commit:"),
             Code(REPRODUCE),
-            Folded("Parameters", Code(as_yaml(used))),
+            Folded("Parameters", Code(written(used))),
         ],
     )
-
-
-def as_yaml(values: dict[str, Any]) -> str:
-    """Mappings block by block, in the order given."""
-    from ruamel.yaml import YAML
-
-    yaml, text = YAML(), io.StringIO()
-    yaml.default_flow_style = False
-    yaml.dump(values, text)
-    return text.getvalue()
 
 
 def _beside_baselines(comparison: Source) -> dict[str, Any]:
