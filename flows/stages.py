@@ -176,6 +176,18 @@ def remotes(repository: str | Path = ".") -> dict[str, str]:
         raise ValueError(f".dvc/config can't be read: {' '.join(str(error).split())}") from error
 
 
+def cache(repository: str | Path = ".") -> Path:
+    """The folder of the cache with ab/cdef... for a file of MD5 abcdef.... Raises ValueError if .dvc/config can't be read."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(repository)) as repo:
+            return Path(repo.cache.local.path)
+    except DvcException as error:
+        raise ValueError(f".dvc/config can't be read: {' '.join(str(error).split())}") from error
+
+
 def push(remote: str, log: Log, *, repository: str | Path = ".", timeout: float = 3600.0) -> None:
     """`dvc push` to `remote`. Raises StageError, also after `timeout` seconds."""
     # One attempt per file: with DVC's defaults a push to a server that died takes minutes per file. Four files at once:

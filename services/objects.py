@@ -9,7 +9,8 @@ import base64
 import contextlib
 import hashlib
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 BUCKET = "trilemma"
 REGION = "us-east-1"
@@ -18,6 +19,14 @@ _BOTH = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must both be set in the env
 
 class UnreachableError(ValueError):
     """No answer from the endpoint. Unlike a wrong key, this may pass by itself."""
+
+
+class Listed(NamedTuple):
+    """size in bytes; etag without its quotation marks."""
+
+    key: str
+    size: int
+    etag: str
 
 
 def client(endpoint: str | None = None, access_key: str | None = None, secret_key: str | None = None) -> Any:
@@ -91,6 +100,33 @@ def get(s3: Any, bucket: str, key: str) -> bytes:
     if base64.b64decode(answer["ChecksumSHA256"]) != hashlib.sha256(body).digest():
         raise ValueError(changed)
     return body
+
+
+def listing(s3: Any, bucket: str, prefix: str) -> Iterator[Listed]:
+    """Every object whose key begins with `prefix`, a thousand per request. Raises as `check_access`."""
+    with _in_one_sentence(s3, bucket):
+        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            for one in page.get("Contents", []):
+                yield Listed(one["Key"], one["Size"], one["ETag"].strip('"'))
+
+
+def etag_is_md5(s3: Any, bucket: str, key: str) -> bool:
+    """Whether an ETag without a dash is the MD5 of the object: not where a key of KMS or of the customer encrypts it.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html. Raises as `check_access`.
+    """
+    with _in_one_sentence(s3, bucket):
+        answer = s3.head_object(Bucket=bucket, Key=key)
+    return answer.get("ServerSideEncryption", "AES256") == "AES256" and "SSECustomerAlgorithm" not in answer
+
+
+def put_file(s3: Any, bucket: str, key: str, file: Path) -> None:
+    """Stores `file` at `key` in one part, so that its ETag is its MD5; in parts above 5 GiB, where S3 takes no other way."""
+    from boto3.s3.transfer import TransferConfig
+
+    one_part = TransferConfig(multipart_threshold=5 * 2**30, use_threads=False)
+    with _in_one_sentence(s3, bucket), open(file, "rb") as body:
+        s3.upload_fileobj(body, bucket, key, Config=one_part)
 
 
 @contextlib.contextmanager

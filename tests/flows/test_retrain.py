@@ -23,6 +23,7 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.states import Failed
 
 from flows import retrain
+from flows.push import DamageError
 from flows.stages import StageError
 from services.objects import UnreachableError
 from services.prefect_server import PREFECT, Service
@@ -182,6 +183,7 @@ BUSY = ["ERROR: 'dvc.yaml' is busy, it is being blocked by:"]
         (StageError("push", -15, [], expired=True), True),
         (StageError("train@a", 255, ["KeyError: 'x'"]), False),
         (UnreachableError("no answer"), True),
+        (DamageError("1 of 4 objects are damaged"), False),
         (ValueError("a wrong key"), False),
         (MemoryError(), False),
     ],

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flows import stages
+from services import objects
 from services.object_store import Server
 
 REPOSITORY = Path(__file__).parents[2]
@@ -42,11 +43,14 @@ def no_credentials_of_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 @pytest.fixture
 def environment(server: Server, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """What `set -a; . .storage/env; set +a` does."""
+    """What `set -a; . .storage/env; set +a` does; nothing lies on the remote."""
     lines = (server.folder / "env").read_text().splitlines()
     variables = dict(line.split("=", 1) for line in lines)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
+    s3 = objects.client()
+    for left in list(objects.listing(s3, objects.BUCKET, "dvc/")):
+        s3.delete_object(Bucket=objects.BUCKET, Key=left.key)
     return variables
 
 
