@@ -79,12 +79,8 @@ def test_nothing_comes_from_outside(root: Path) -> None:
 
 def test_pictures_of_every_sample_are_inside(root: Path) -> None:
     embedded = {base64.b64decode(value.split(",", 1)[1]) for value in page(root).references if value.startswith("data:")}
-    files = [
-        root / "runs" / row[0] / "samples" / name / file
-        for name, row in SAMPLES.items()
-        for file in ("grid.png", "trajectory.png")
-    ]
-    files += [root / "runs" / row[0] / "evaluations" / name / "neighbours.png" for name, row in SAMPLES.items()]
+    files = [root / "samples" / name / file for name in SAMPLES for file in ("grid.png", "trajectory.png")]
+    files += [root / "evaluations" / name / "neighbours.png" for name in SAMPLES]
     assert embedded == {file.read_bytes() for file in files}
 
 

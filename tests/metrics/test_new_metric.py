@@ -92,7 +92,7 @@ def project(tmp_path: Path) -> Path:
 
     shutil.copytree(REPOSITORY / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
     values = tiny_values()
-    for block in ("codecs", "composed", "bounds", "depths"):
+    for block in ("codecs", "composed", "bounds", "studies"):
         values[block] = {}
     values["runs"] = {"vdm": values["runs"]["vdm"]}
     values["samples"] = {"small": {**values["samples"]["vdm-ddim-5"], "images": 64}}
