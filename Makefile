@@ -66,11 +66,11 @@ docs: $(READY)  ## what is generated of the documentation: docs/parameters.md, a
 	python -m tests.support.parameter_tables
 	python -m tests.support.first_page
 
-storage: $(READY)  ## a SeaweedFS S3 server on loopback, with generated credentials and the bucket, until Ctrl-C
-	python -m services.object_store
+storage: $(READY)  ## a SeaweedFS S3 server on loopback, with generated credentials and the bucket, until Ctrl-C (PORT=8333)
+	python -m services.object_store $(if $(PORT),--port $(PORT))
 
-serve: $(READY)  ## a Prefect server, worker and the schedules on loopback, until Ctrl-C
-	python -m services.prefect_server
+serve: $(READY)  ## a Prefect server, worker and the schedules on loopback, until Ctrl-C (PORT=4200)
+	python -m services.prefect_server $(if $(PORT),--port $(PORT))
 
 clean:
 	rm -rf $(VENV) .checkpoints .pytest_cache .mypy_cache .ruff_cache

@@ -35,11 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("remote", nargs="?", default="s3", help="its name in .dvc/config (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    try:
-        return run_command(lambda: push(arguments.remote, print))
-    except stages.StageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_command(lambda: push(arguments.remote, print), failures=(stages.StageError,))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pipeline.core import artifacts, command
 from pipeline.core.layout import Layout
 from pipeline.core.progress import Progress
 from pipeline.store.data import DataDirectory
+from pipeline.store.fresh import check_model, check_trained_on
 
 if TYPE_CHECKING:
     import torch
@@ -145,10 +146,7 @@ def run(cfg: schema.Bound, paths: Paths, key: str) -> None:
         raise ValueError(
             f"{key} asks for bits/dim of the family {model.config['run']['family']}, which has no bound; remove it"
         )
-    if model.config["data"]["hash"] != data.hash:
-        raise ValueError(
-            f"{paths.model} was trained on data {model.config['data']['hash'][:8]}, {paths.data} is {data.hash[:8]}; train anew"
-        )
+    check_trained_on(model.config, paths.model, data.hash, paths.data)
     split = Split(data, cfg.split)
     images = len(split) if cfg.images is None else cfg.images
     if images > len(split):
@@ -161,12 +159,18 @@ def run(cfg: schema.Bound, paths: Paths, key: str) -> None:
     bits = bits_per_dim(draws, dimensions)
     errors = {name: standard_errors(values) for name, values in bits.items()}
     means = {name: float(bits[name].mean()) for name in ("total", *TERMS)}
-    if paths.images is not None:
-        artifacts.write_json(
-            paths.images.with_name("details.json"),
-            {"family": model.config["run"]["family"], "model": model.block.model_dump(mode="json"), "weights": model.hash},
-        )
-        artifacts.write_array(paths.images, np.stack([bits[name].mean(1) for name in ("total", *TERMS)], 1))
+    for name, values in bits.items():  # before anything is written
+        if not np.isfinite(values).all():
+            raise ValueError(
+                f"{key}: the term {name} of {paths.model} is not finite for {int((~np.isfinite(values)).any(1).sum())} of "
+                f"{images} images; train it anew with a lower learning_rate"
+            )
+    schedule = model.model.schedule
+
+    def gamma(t: float) -> float:
+        return float(schedule.gamma(torch.tensor([t], dtype=torch.float64, device=device))[0])
+
+    drawn = curve(draws, gamma, dimensions)
     artifacts.write_json(
         paths.json,
         {
@@ -183,12 +187,17 @@ def run(cfg: schema.Bound, paths: Paths, key: str) -> None:
             },
         },
     )  # fmt: skip
-    schedule = model.model.schedule
-
-    def gamma(t: float) -> float:
-        return float(schedule.gamma(torch.tensor([t], dtype=torch.float64, device=device))[0])
-
-    artifacts.write_text(paths.curve, curve(draws, gamma, dimensions))
+    artifacts.write_text(paths.curve, drawn)
+    if paths.images is not None:
+        artifacts.write_array(paths.images, np.stack([bits[name].mean(1) for name in ("total", *TERMS)], 1))
+        # Last, with a hash of the numbers: where it does not fit them, the measurement broke off.
+        artifacts.write_json(
+            paths.images.with_name("details.json"),
+            {
+                "family": model.config["run"]["family"], "model": model.block.model_dump(mode="json"), "weights": model.hash,
+                "block": cfg.model_dump(mode="json"), "sha256": artifacts.hash_file(paths.images),
+            },
+        )  # fmt: skip
     print(f"{key}: {means['total']:.4f} bits/dim, standard error {errors['total']['total']:.2g}", flush=True)
 
 
@@ -199,8 +208,12 @@ def _rounded(value: float, digits: int = 5) -> float:
 def main(argv: list[str] | None = None) -> int:
     parser = command.parser(__doc__)
     parser.add_argument("run", help="a name under bounds:")
-    parser.add_argument("--model", type=Path, help="measure the model in this folder instead of the run's own; goes with --out")
-    parser.add_argument("--out", type=Path, help="write this JSON file, and a CSV file beside it, instead of reports/bounds")
+    parser.add_argument(
+        "--model", type=command.path, help="measure the model in this folder instead of the run's own; goes with --out"
+    )
+    parser.add_argument(
+        "--out", type=command.path, help="write this JSON file, and a CSV file beside it, instead of reports/bounds"
+    )
     args = parser.parse_args(argv)
 
     def work() -> None:
@@ -211,7 +224,10 @@ def main(argv: list[str] | None = None) -> int:
         place = Layout()
         model = args.model or place.run(args.run)
         out = args.out or place.report("bounds", args.run)
+        if args.model is None:
+            check_model(params, "runs", args.run, place.root)
         images = None if args.out is not None else place.bound(args.run) / "bits.npy"
+        command.writable(out.parent, *(() if images is None else (images.parent,)))
         run(
             cfg,
             Paths(model, place.data(params.runs[args.run].data), out, out.with_suffix(".csv"), images),

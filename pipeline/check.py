@@ -23,10 +23,12 @@ def run(params: Path, out: Path) -> None:
 
 def check(params: schema.Params) -> None:
     """Reads every block that belongs to a module: families, data set, samplers, metrics, studies. Imports torch."""
+    if not params.samples:
+        raise ValueError("samples is empty; the pipeline ends in a comparison of samples: add one, or train runs by hand")
     read_block(plugins.dataset(params.data.kind).Config, params.data.source, "data.source")
     _metrics(params)
     models = {
-        name: _trainable(run, params, f"{role}.{name}")
+        name: _model(run, params, f"{role}.{name}")
         for role, block in (("extractors", params.extractors), ("codecs", params.codecs), ("runs", params.runs))
         for name, run in block.items()
     }
@@ -47,6 +49,13 @@ def check(params: schema.Params) -> None:
 def _metrics(params: schema.Params) -> None:
     """Every set of images that is measured is large enough for the settings of every metric."""
     sizes = {f"samples.{name}.images": sample.images for name, sample in params.samples.items()}
+    least = 4 if params.evaluate.interval_resamples else 2  # with fewer, no setting of a metric would be allowed
+    for key, images in {**sizes, "evaluate.baseline_images": params.evaluate.baseline_images}.items():
+        if images < least:
+            raise ValueError(
+                f"{key} is {images}; allowed: {least} or more with evaluate.interval_resamples: "
+                f"{params.evaluate.interval_resamples}, as distances are taken between images"
+            )
     for name, config in read_metrics(params.evaluate.metrics).items():
         for key, images in {**sizes, "evaluate.baseline_images": params.evaluate.baseline_images}.items():
             # Intervals are taken from halves of the images.
@@ -59,14 +68,16 @@ def _metrics(params: schema.Params) -> None:
                     )
 
 
-def _trainable(run: schema.Run, params: schema.Params, key: str) -> Any:
+def _model(run: schema.Entry, params: schema.Params, key: str) -> Any:
     """The family's own reading of `run.model`, once everything that can be said before training has been checked."""
     module = plugins.family(run.family)
     model = read_model(run, key)
-    for group in run.training.optimizer_groups:
-        if group not in module.Model.optimizer_group_names:
-            raise unknown(f"{key}.training.optimizer_groups", group, list(module.Model.optimizer_group_names))
-    _said(f"{key}.", lambda: model.check_training(run.training))
+    training = run.training
+    if training is not None:
+        for group in training.optimizer_groups:
+            if group not in module.Model.optimizer_group_names:
+                raise unknown(f"{key}.training.optimizer_groups", group, list(module.Model.optimizer_group_names))
+        _said(f"{key}.", lambda: model.check_training(training))
     _said(f"{key}.model.", lambda: model.check_data(discrete=latents_of(run.data) is None))
     return model
 
@@ -75,7 +86,7 @@ def _roles(params: schema.Params, models: dict[str, Any]) -> None:
     """Every block asks of a family only what it can do."""
     from pipeline.core import contracts
 
-    def model_of(run: schema.Run) -> type:
+    def model_of(run: schema.Entry) -> type:
         found: type = plugins.family(run.family).Model
         return found
 
@@ -113,41 +124,15 @@ def _roles(params: schema.Params, models: dict[str, Any]) -> None:
 
 def _sample(params: schema.Params, name: str, sample: schema.Sample, models: dict[str, Any]) -> None:
     """The sampler fits the run: its grid of steps, its needs, guidance and clipping."""
+    from pipeline.samplers.fits import Sampled, check_sample
+
     key = f"samples.{name}"
     sampler = read_plugin("samplers", sample.sampler, f"{key}.sampler")
-    family, data = params.family(sample.run), params.data_of(sample.run)
-    model = models[sample.run]
+    family, block = params.family(sample.run), models[sample.run]
     estimated = params.runs[sample.run].optimal_variance_steps if sample.run in params.runs else ()
-    _said(f"{key}.run is {sample.run!r}: ", model.check_sampling)
-    model.schedule.build().times(sample.steps, sampler.spacing)
+    latent = latents_of(params.data_of(sample.run)) is not None
     kind = plugins.family(family).Model
-    if kind.samples_x and sampler.kind != "posterior":
-        raise ValueError(
-            f"{key}.sampler.kind is {sampler.kind!r}; allowed for the family {family}, which draws x_hat: 'posterior'"
-        )
-    if sampler.solver and not kind.has_probability_flow:
-        raise ValueError(
-            f"{key}.sampler.kind is {sampler.kind!r}; allowed for the family {family}, whose x_hat is not the mean of one "
-            "fixed x: samplers that are no solvers of the probability flow, such as 'ancestral'"
-        )
-    if sampler.optimal_variance and sample.steps not in estimated:
-        raise ValueError(
-            f"{key}.steps is {sample.steps}; allowed with variance: optimal are numbers of steps whose variances are stored "
-            f"with the model, runs.{sample.run}.optimal_variance_steps: {listed(estimated) or 'none'}"
-        )
-    if sampler.clip and latents_of(data) is not None:
-        raise ValueError(f"{key}.sampler.clip is true; allowed for {data}, as latents have no range to clip to: false")
-    if sample.guidance is None:
-        return
-    if not model.class_conditional:
-        allowed = "null, as the run is trained without labels"
-    elif model.unconditional_probability is None:
-        allowed = f"null, as x_hat of the family {family} is no mean to guide"
-    elif model.unconditional_probability == 0 and sample.guidance != 1:
-        allowed = "1 or null, as the run's label_dropout of 0 shows it no image without a class"
-    else:
-        return
-    raise ValueError(f"{key}.guidance is {sample.guidance}; allowed for the run {sample.run!r}: {allowed}")
+    check_sample(sample, sampler, Sampled(family, kind, block, block.schedule.build(), estimated, latent), key)
 
 
 def _said(prefix: str, refuse: Callable[[], None]) -> None:
@@ -162,12 +147,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = command.parser(__doc__)
     parser.add_argument(
         "--out",
-        type=Path,
+        type=command.path,
         help="where to leave the mark that DVC waits for (default: %(default)s)",
         default=Layout().checked,
     )
     args = parser.parse_args(argv)
-    return command.run_command(lambda: run(Path(args.params), args.out))
+    return command.run_command(lambda: run(args.params, args.out))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config.load import load_params
 from pipeline.config.schema import Params
 from pipeline.core import command
-from pipeline.core.artifacts import atomic, read_array, write_json, write_text
+from pipeline.core.artifacts import atomic, write_json, write_text
 from pipeline.core.layout import Layout
 from pipeline.reporting import studies
 from pipeline.reporting.conclusion import HOW, conclusion
@@ -24,7 +24,8 @@ from pipeline.reporting.findings import EXPLANATION, finding_columns, findings
 from pipeline.reporting.measures import Measure, described, explanations, for_json, grouped
 from pipeline.reporting.rows import baseline_rows, bound_row, sample_row, stand
 from pipeline.reporting.table import bound_columns, front_columns, markdown, memorisation_columns, sample_columns
-from pipeline.store.results import Source, existing
+from pipeline.store import fresh
+from pipeline.store.results import Source, open_array
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +40,8 @@ SAME = ("extractor", "data", "reference")
 def run(cfg: Params, root: Path) -> dict[str, Any]:
     """Compares and writes the four files under `root`/reports; returns what reports/compare.json holds."""
     place = Layout(root)
+    if not cfg.samples:
+        raise ValueError("samples is empty, and there is nothing to compare; add a sample")
     samples = {name: Source.open(place.report("metrics", name), f"evaluate@{name}") for name in cfg.samples}
     baselines = Source.open(place.report("metrics", "baselines"), "baselines")
     bounds = {name: Source.open(place.report("bounds", name), f"bound@{name}") for name in cfg.bounds}
@@ -48,6 +51,12 @@ def run(cfg: Params, root: Path) -> dict[str, Any]:
         refuse_unlike([baselines, source], ("data", "extractor") if "extractor" in source.get("measured") else ("data",))
     refuse_unlike([baselines, *bounds.values()], ("data",))
     refuse_unlike(list(bounds.values()), ("split",))
+    for name in (*cfg.samples, "baselines"):
+        fresh.check_evaluation(cfg, name, root)
+    for name in cfg.bounds:
+        fresh.check_bound(cfg, name, root)
+    for name in cfg.studies:
+        fresh.check_study(cfg, name, root)
     full = {name: Source.open(place.evaluation(name) / "details.json", source.stage) for name, source in samples.items()}
     ground = Source.open(place.evaluation("baselines") / "details.json", baselines.stage)
     measures, distance = described([ground, *full.values()]), str(ground.get("measured.distance"))
@@ -99,7 +108,7 @@ def statement(measured: dict[str, Any], measures: Sequence[Measure]) -> str:
 
 
 def _bits(root: Path, name: str) -> NDArray[np.float64]:
-    return read_array(existing(Layout(root).bound(name) / "bits.npy", f"bound@{name}"))
+    return open_array(Layout(root).bound(name) / "bits.npy", f"bound@{name}")
 
 
 def _block(root: Path, name: str) -> dict[str, Any]:
@@ -152,7 +161,7 @@ def _picture(cfg: Params, root: Path) -> NDArray[np.uint8]:
     for name in cfg.samples:
         folder = Layout(root).sample(name)
         levels = Source.open(folder / "sample.json", f"sample@{name}").number("levels")
-        images = to_bytes(read_array(existing(folder / "images.npy", f"sample@{name}"))[:SHOWN], int(levels))
+        images = to_bytes(open_array(folder / "images.npy", f"sample@{name}")[:SHOWN], int(levels))
         rows.append(np.pad(images, ((0, SHOWN - len(images)), (0, 0), (0, 0), (0, 0)), constant_values=255))  # white: none
     return grid(np.concatenate(rows), SHOWN, gap=4, labels=list(cfg.samples))
 

@@ -16,6 +16,7 @@ from pipeline.config.composed import composed_run
 from pipeline.config.load import load_params, read_block
 from pipeline.core import artifacts, command
 from pipeline.core.layout import Layout
+from pipeline.store.fresh import check_model
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Paths:
 def run(composed: schema.Composed, paths: Paths, key: str) -> None:
     """Writes the model of `composed`, which stands at `key` of params.yaml."""
     from pipeline.core.code import trained_by
+    from pipeline.core.contracts import Trainable
     from pipeline.store import models
 
     saved = {part: models.load(folder) for part, folder in paths.parts.items()}
@@ -38,7 +40,10 @@ def run(composed: schema.Composed, paths: Paths, key: str) -> None:
     made, composition = composed_run(composed, runs, key)
     like = described[composition.trained_as]
     model = models.build(made, models.data_spec(like), key)
-    plugins.composer(composed.family).put_together(model, {part: found.model for part, found in saved.items()})
+    assert isinstance(model, Trainable), "what runs are put together to is a model like them"
+    trained = {part: found.model for part, found in saved.items() if isinstance(found.model, Trainable)}
+    assert len(trained) == len(saved), "parts are runs, and runs are trained"
+    plugins.composer(composed.family).put_together(model, trained)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     artifacts.write_tensors(paths.out / "model.safetensors", model.state_dict())
     artifacts.write_json(
@@ -90,8 +95,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     def work() -> None:
-        composed = command.choose(load_params(args.params).composed, args.name, "composed")
+        params = load_params(args.params)
+        composed = command.choose(params.composed, args.name, "composed")
+        for name in composed.parts.values():
+            check_model(params, "runs", name, Layout().root)
         parts = {part: Layout().run(name) for part, name in composed.parts.items()}
+        command.writable(Layout().run(args.name))
         run(composed, Paths(parts, Layout().run(args.name)), f"composed.{args.name}")
 
     return command.run_command(work)

@@ -22,6 +22,7 @@ from pipeline.core import artifacts, command
 from pipeline.core.layout import Layout
 from pipeline.core.progress import Progress
 from pipeline.store.data import SPLITS, DataDirectory, write_data
+from pipeline.store.fresh import check_model, check_trained_on
 
 if TYPE_CHECKING:
     import torch
@@ -107,7 +108,7 @@ def run(cfg: schema.Codec, paths: Paths, name: str) -> None:
 
     from pipeline.core.contracts import Codec
     from pipeline.core.device import pick_device
-    from pipeline.store import latents, models
+    from pipeline.store import models
     from pipeline.store.splits import Split
 
     key = f"codecs.{name}"
@@ -121,7 +122,7 @@ def run(cfg: schema.Codec, paths: Paths, name: str) -> None:
         raise ValueError(
             f"{key}.family is {cfg.family!r}, which encodes nothing; name a family of codecs, such as 'autoencoder'"
         )
-    latents.check_trained_on(found, paths.codec, data.hash, paths.data, name)
+    check_trained_on(found.config, paths.codec, data.hash, paths.data)
 
     splits = {split: Split(data, split) for split in SPLITS}
     seed = cfg.seed if cfg.encode == "sample" else None
@@ -173,14 +174,16 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     def work() -> None:
-        cfg = command.choose(load_params(args.params).codecs, args.codec, "codecs")
-        place = Layout()
+        params, place = load_params(args.params), Layout()
+        cfg = command.choose(params.codecs, args.codec, "codecs")
+        check_model(params, "codecs", args.codec, place.root)
         paths = Paths(
             place.data(cfg.data),
             place.codec(args.codec),
             place.latents(args.codec),
             place.report("codecs", args.codec),
         )
+        command.writable(paths.out, paths.json.parent)
         run(cfg, paths, args.codec)
 
     return command.run_command(work)

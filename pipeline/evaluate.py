@@ -1,10 +1,9 @@
-"""Measures one named sample, or the baselines, against the reference split of data/prepared.
+"""Measures one named sample against the reference split of data/prepared.
 
 SAMPLE must first meet the expectations on generated images; if it does not, nothing is measured and the status is 1.
 
 Reads   data/prepared, extractors/<name>/, samples/<sample>/{images.npy, sample.json, timing.json}
 Writes  reports/metrics/<sample>.json, evaluations/<sample>/{validation.json, details.json, nearest.png}
-        or reports/metrics/baselines.json, evaluations/baselines/details.json
 """
 
 from __future__ import annotations
@@ -13,23 +12,21 @@ import gc
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.config import schema
 from pipeline.config.load import load_params
 from pipeline.core import artifacts, command
 from pipeline.core.layout import Layout
-from pipeline.store import extractors
+from pipeline.store import extractors, fresh
 from pipeline.store.data import DataDirectory
-from pipeline.store.results import Source, existing
+from pipeline.store.results import Source, open_array
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from pipeline.metrics.features import Extractor
-    from pipeline.metrics.measurement import Reference
-    from pipeline.metrics.record import Ground
     from pipeline.validation.expectations import Outcome
 
 # images (N, C, H, W); per image, values that were not finite (N,); predicted classes (N,), or None where the extractor does not
@@ -44,7 +41,7 @@ def run(cfg: schema.Params, name: str, root: Path, extractor: Extractor | None =
     """
     import numpy as np
 
-    from pipeline.metrics import record
+    from pipeline.metrics import ground, record
     from pipeline.metrics.measurement import images as measured
     from pipeline.metrics.measurement import measure
     from pipeline.metrics.speed import speed
@@ -57,8 +54,8 @@ def run(cfg: schema.Params, name: str, root: Path, extractor: Extractor | None =
     metrics = place.report("metrics", name)
 
     data = DataDirectory.open(Layout(root).prepared)
-    images = artifacts.read_array(existing(made / "images.npy", made_by))
-    described = Source.open(made / "sample.json", made_by)
+    described = fresh.check_sample(cfg, name, root)
+    images = open_array(made / "images.npy", made_by)
     timing = Source.open(made / "timing.json", made_by)
     rate = speed(timing.values)
     if len(images) != sample.images:
@@ -90,17 +87,23 @@ def run(cfg: schema.Params, name: str, root: Path, extractor: Extractor | None =
     if features is None or failures:
         return failures
 
-    ground, reference = _ground(cfg, data, extractor)
-    found = measure(measured(images, features), reference, _keyed(cfg.evaluate.seed, name))
+    against, reference = ground.lay(cfg, data, extractor)
+    found = measure(measured(images, features), reference, ground.keyed(cfg.evaluate.seed, name))
     with artifacts.atomic(evaluation / "neighbours.png") as file:
-        file.write(picture(images, data.images("train"), found.found["nearest"].results, _levels(data)))
+        file.write(picture(images, data.images("train"), found.found["nearest"].results, ground.levels_of(data)))
     artifacts.write_json(
         evaluation / "details.json",
         {
             **record.details(found),
             "speed": dict(timing.values),
             "sample": dict(described.values),
-            "measured": {**ground.provenance(), "images": len(images), "seed": cfg.evaluate.seed, **_computed_on(extractor)},
+            "measured": {
+                **against.provenance(),
+                "images": len(images),
+                "seed": cfg.evaluate.seed,
+                **ground.computed_on(extractor),
+            },
+            "made_of": fresh.evaluation(cfg, extractor.hash, root, name),
         },
     )
     artifacts.write_json(
@@ -111,54 +114,18 @@ def run(cfg: schema.Params, name: str, root: Path, extractor: Extractor | None =
                 "network_evaluations": rate.network_evaluations,
                 "images_per_second": record.significant(rate.images_per_second, 2),
             },
-            "measured": {**ground.measured(len(images), rate.device), "clip": described.get("sampler.clip")},
+            "measured": {**against.measured(len(images), rate.device), "clip": described.get("sampler.clip")},
         },
     )
     return []
 
 
-def run_baselines(cfg: schema.Params, root: Path, extractor: Extractor | None = None) -> None:
-    """Measures the baselines, `evaluate.baseline_images` of each, in the way that samples are."""
-    from pipeline.metrics import baselines, record
-    from pipeline.metrics.measurement import images as measured
-    from pipeline.metrics.measurement import measure
-
-    data = DataDirectory.open(Layout(root).prepared)
-    extractor = extractor or extractors.open_extractor(cfg.evaluate, data, root)
-    ground, reference = _ground(cfg, data, extractor)
-    train, count, levels = data.images("train"), cfg.evaluate.baseline_images, _levels(data)
-    draw = _keyed(cfg.evaluate.seed, "baselines")
-    mean_image = baselines.mean_image(train, count, levels, draw("mean image"))
-    sets = {
-        "training-images": baselines.training_images(train, count, draw("training images")),
-        "mean-image": mean_image.images,
-        "noise": baselines.noise(data.data_spec.shape, count, levels, draw("noise")),
-    }
-    details: dict[str, Any] = {}
-    rounded: dict[str, Any] = {}
-    for name, images in sets.items():
-        found = measure(measured(images, extractor(images)), reference, _keyed(cfg.evaluate.seed, name))
-        details[name], rounded[name] = record.details(found), record.rounded(found)
-    details["mean-image"]["clipped"] = mean_image.clipped
-    computed_on = _computed_on(extractor)
-    artifacts.write_json(
-        Layout(root).evaluation("baselines") / "details.json",
-        {**details, "measured": {**ground.provenance(), "images": count, "seed": cfg.evaluate.seed, **computed_on}},
-    )
-    artifacts.write_json(
-        Layout(root).report("metrics", "baselines"),
-        {
-            **rounded,
-            "measured": ground.measured(count, computed_on["device"]),
-        },
-    )
-
-
 def expectations(limits: schema.SampleLimits, data: DataDirectory) -> Check:
     """The suite on generated samples, with the limits of validate.samples."""
+    from pipeline.metrics import ground
     from pipeline.validation import expectations, table
 
-    levels, all_classes = _levels(data), data.data_spec.classes
+    levels, all_classes = ground.levels_of(data), data.data_spec.classes
 
     def check(
         images: NDArray[np.uint8], nonfinite: NDArray[np.int64], predicted: NDArray[np.int64] | None, real: NDArray[np.uint8]
@@ -171,12 +138,6 @@ def expectations(limits: schema.SampleLimits, data: DataDirectory) -> Check:
     return check
 
 
-def _levels(data: DataDirectory) -> int:
-    if data.data_spec.levels is None:
-        raise ValueError(f"{data.path} holds latents without levels; images are needed to compare with")
-    return data.data_spec.levels
-
-
 def _counts(nonfinite: Mapping[str, int], images: int) -> NDArray[np.int64]:
     """(N,) from {index: count}, as sample.json has it."""
     import numpy as np
@@ -187,50 +148,19 @@ def _counts(nonfinite: Mapping[str, int], images: int) -> NDArray[np.int64]:
     return counts
 
 
-def _ground(cfg: schema.Params, data: DataDirectory, extractor: Extractor) -> tuple[Ground, Reference]:
-    from pipeline.metrics.base import Real
-    from pipeline.metrics.measurement import describe, images, open_metrics
-    from pipeline.metrics.record import Ground
-
-    split, replicates = cfg.evaluate.reference, cfg.evaluate.interval_resamples
-    metrics = open_metrics(cfg.evaluate.metrics, extractor.distance)
-    codes = data.images(split)
-    real = Real(
-        images(codes, extractor(codes)), data.images("train"), data.images("test"), _levels(data),
-        cfg.data.near_duplicate_grey_levels,
-    )  # fmt: skip
-    return Ground(extractor, data.hash, split, len(codes), metrics, replicates), describe(real, metrics, replicates)
-
-
-def _keyed(seed: int, name: str) -> Callable[[str], np.random.Generator]:
-    """Generators keyed by (seed, name of the set, purpose)."""
-    import numpy as np
-
-    from pipeline.core.random import key
-
-    return lambda purpose: np.random.default_rng(key(seed, "evaluate", name, purpose))
-
-
-def _computed_on(extractor: Extractor) -> dict[str, Any]:
-    from pipeline.core.device import describe_device
-
-    return dict(describe_device(extractor.device))
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = command.parser(__doc__)
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("sample", nargs="?", metavar="SAMPLE", help="a name under samples:")
-    what.add_argument("--baselines", action="store_true", help="measure training images, the mean image plus noise, and noise")
+    parser.add_argument("sample", metavar="SAMPLE", help="a name under samples:")
     args = parser.parse_args(argv)
     failures: list[str] = []
 
     def work() -> None:
         params = load_params(args.params)
-        if args.baselines:
-            run_baselines(params, Path("."))
-        else:
-            failures.extend(run(params, args.sample, Path(".")))
+        place = Layout()
+        if params.evaluate.extractor in params.extractors:
+            fresh.check_model(params, "extractors", params.evaluate.extractor, place.root)
+        command.writable(place.evaluation(args.sample), place.report("metrics", args.sample).parent)
+        failures.extend(run(params, args.sample, Path(".")))
 
     status = command.run_command(work)
     for failure in failures:

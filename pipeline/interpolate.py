@@ -20,6 +20,7 @@ from pipeline.config.load import load_params
 from pipeline.core import artifacts, command
 from pipeline.core.layout import Layout
 from pipeline.store.data import DataDirectory
+from pipeline.store.fresh import check_model, check_trained_on, role_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,10 +59,7 @@ def run(pairs: list[tuple[int, int]], steps: int, points: int, paths: Paths, key
             f"{key} is of the family {model.config['run']['family']}, which has no flow to follow back; name another run"
         )
     data = DataDirectory.open(paths.data)
-    if model.config["data"]["hash"] != data.hash:
-        raise ValueError(
-            f"{paths.model} was trained on data {model.config['data']['hash'][:8]}, {paths.data} is {data.hash[:8]}"
-        )
+    check_trained_on(model.config, paths.model, data.hash, paths.data)
     split = Split(data, "test")
     for index in (index for pair in pairs for index in pair):
         if not 0 <= index < len(split):
@@ -100,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, nargs="+", default=[0, 1, 2, 3], help="test images, in pairs (default: 0 1 2 3)")
     parser.add_argument("--steps", type=int, default=100, help="steps of each way (default: %(default)s)")
     parser.add_argument("--points", type=int, default=9, help="latents per row, both ends included (default: %(default)s)")
-    parser.add_argument("--out", type=Path, help="the picture (default: interpolations/<run>.png)")
+    parser.add_argument("--out", type=command.path, help="the picture (default: interpolations/<run>.png)")
     args = parser.parse_args(argv)
 
     def work() -> None:
@@ -115,6 +113,8 @@ def main(argv: list[str] | None = None) -> int:
         out = args.out or place.interpolation(args.run)
         pairs = list(zip(args.images[::2], args.images[1::2], strict=True))
         paths = Paths(place.run(args.run), place.data(params.data_of(args.run)), out)
+        check_model(params, role_of(params, args.run), args.run, place.root)
+        command.writable(out.parent)
         error = run(pairs, args.steps, args.points, paths, args.run)
         print(f"{out}: the images come back with a mean absolute error of {error:.2f} of 255 grey levels")
 

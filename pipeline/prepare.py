@@ -13,7 +13,7 @@ from pipeline.config import plugins, schema
 from pipeline.config.load import load_params, read_block
 from pipeline.core import command
 from pipeline.core.layout import Layout
-from pipeline.store.data import DataDirectory, write_data
+from pipeline.store.data import DataDirectory, check_drawable, write_data
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +33,7 @@ def run(data: schema.Data, out: Path) -> DataDirectory:
 
     module = plugins.dataset(data.kind)
     raw = module.load(read_block(module.Config, data.source, "data.source"))
+    check_drawable(raw.train_images.shape[1:], "data.source")
     count = len(raw.train_images)
     images = np.concatenate([raw.train_images, raw.test_images])
     pairs = duplicates.find(images, raw.levels, data.near_duplicate_grey_levels)
@@ -40,9 +41,10 @@ def run(data: schema.Data, out: Path) -> DataDirectory:
     leaks = pairs.where((pairs.first < count) & (pairs.second >= count))
     kept = np.setdiff1d(np.arange(count), leaks.first)
     if len(kept) == 0:
+        near = data.near_duplicate_grey_levels
         raise ValueError(
-            f"data.near_duplicate_grey_levels is {data.near_duplicate_grey_levels}, at which every training image is a "
-            "duplicate of a test image; use a lower value"
+            f"data.near_duplicate_grey_levels is {near}, at which every training image is a duplicate of a test image; "
+            f"{'use a lower value' if near else 'even equal ones alone are all of them, so use other data'}"
         )
     inside = pairs.where(np.isin(pairs.first, kept) & np.isin(pairs.second, kept))
     group = duplicates.groups(inside, count)[kept]
@@ -107,11 +109,15 @@ def _crosses(side: NDArray[np.str_], pairs: Pairs) -> NDArray[np.bool_]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = command.parser(__doc__)
-    parser.add_argument("--out", type=Path, default=Layout().prepared, help="the folder to write (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=command.path, default=Layout().prepared, help="the folder to write (default: %(default)s)"
+    )
     arguments = parser.parse_args(argv)
 
     def work() -> None:
-        made = run(load_params(arguments.params).data, arguments.out)
+        params = load_params(arguments.params)
+        command.writable(arguments.out)
+        made = run(params.data, arguments.out)
         counts = ", ".join(f"{count} {split}" for split, count in made.spec["counts"].items())
         removed = made.spec["duplicates"]["training_images_removed"]
         print(

@@ -179,12 +179,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("b", metavar="B", help="another one, the baseline")
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds of each run (default: %(default)s)")
     parser.add_argument("--first-seed", type=int, default=0, help="seeds count from this one (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("replicates"), help="the folder to write (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=command.path, default=Path("replicates"), help="the folder to write (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
 
     def work() -> None:
         seeds = range(args.first_seed, args.first_seed + args.seeds)
-        compared = run(Path(args.params), (args.a, args.b), seeds, args.out)
+        compared = run(args.params, (args.a, args.b), seeds, args.out)
         print("\n" + markdown(compared))
 
     return command.run_command(work)

@@ -23,6 +23,8 @@ from pipeline.config.load import load_params
 from pipeline.core import artifacts, command
 from pipeline.core.layout import Layout
 from pipeline.core.progress import Progress
+from pipeline.store.data import check_drawable
+from pipeline.store.fresh import check_model, check_trained_on, role_of
 
 if TYPE_CHECKING:
     import torch
@@ -134,6 +136,7 @@ def run(cfg: schema.Sample, paths: Paths, key: str) -> None:
     from pipeline.core.device import choose_precision, describe_device, pick_device
     from pipeline.core.pixels import quantize
     from pipeline.reporting.images import grid, png, to_bytes
+    from pipeline.samplers.fits import Sampled, check_sample
     from pipeline.store import latents, models
 
     device = pick_device()
@@ -141,13 +144,14 @@ def run(cfg: schema.Sample, paths: Paths, key: str) -> None:
     model = models.load(paths.model, device)
     if not isinstance(model.model, Generative):
         raise ValueError(f"{key}.run is {cfg.run!r}, which generates nothing; name a generative run")
+    kind, family, latent = type(model.model), model.config["run"]["family"], model.config["data"]["levels"] is None
+    check_sample(cfg, sampler, Sampled(family, kind, model.block, model.model.schedule, model.variances, latent), key)
     precision = choose_precision(model.config["run"]["training"]["precision"], device)
     codec = latents.open_codec(paths.data, device) if model.config["data"]["levels"] is None else None
-    if codec is not None and codec.data != model.config["data"]["hash"]:
-        raise ValueError(
-            f"{paths.model} was trained on latents {model.config['data']['hash'][:8]}, {paths.data} is {codec.data[:8]}; "
-            "run: dvc repro"
-        )
+    if codec is not None:
+        check_trained_on(model.config, paths.model, codec.data, paths.data)
+    else:
+        check_drawable(model.config["data"]["shape"], str(paths.model))
     decode = None if codec is None else codec.decode
     made = generate(model, sampler, cfg.steps, cfg.images, cfg.seed, device, precision, cfg.guidance, decode, label=key)
 
@@ -165,6 +169,14 @@ def run(cfg: schema.Sample, paths: Paths, key: str) -> None:
     order = [(moment, image + part * (rows // 2)) for image in range(rows // 2) for part in (0, 1) for moment in range(moments)]
     with artifacts.atomic(paths.out / "trajectory.png") as file:
         file.write(png(grid(np.stack([strip[moment, row] for moment, row in order]), moments)))
+    rate = BATCH / statistics.median(made.seconds)
+    artifacts.write_json(
+        paths.out / "timing.json",
+        {"images_per_second": rate, "network_evaluations": made.evaluations, "images": cfg.images, "batch": BATCH,
+         "repeats": len(made.seconds), "seconds_per_repeat": [round(value, 4) for value in made.seconds],
+         "decoding": codec is not None, "precision": precision, **describe_device(device)},
+    )  # fmt: skip
+    # Last, with a hash of the images: where it does not fit them, sampling broke off.
     artifacts.write_json(
         paths.out / "sample.json",
         {
@@ -175,14 +187,9 @@ def run(cfg: schema.Sample, paths: Paths, key: str) -> None:
             "codec": None if codec is None else {"name": codec.name, "weights": codec.weights, "latents": codec.data},
             "nonfinite": {str(i): int(n) for i, n in enumerate(nonfinite) if n},
             "share_of_pixels_beyond_range": round(float(beyond), 6),
+            "block": cfg.model_dump(mode="json"), "code": model.config["code"],
+            "sha256": artifacts.hash_file(paths.out / "images.npy"),
         },
-    )  # fmt: skip
-    rate = BATCH / statistics.median(made.seconds)
-    artifacts.write_json(
-        paths.out / "timing.json",
-        {"images_per_second": rate, "network_evaluations": made.evaluations, "images": cfg.images, "batch": BATCH,
-         "repeats": len(made.seconds), "seconds_per_repeat": [round(value, 4) for value in made.seconds],
-         "decoding": codec is not None, "precision": precision, **describe_device(device)},
     )  # fmt: skip
     print(f"{key}: {cfg.images} images, {rate:.3g} images/s, {made.evaluations} network evaluations each", flush=True)
 
@@ -204,6 +211,8 @@ def main(argv: list[str] | None = None) -> int:
         cfg = command.choose(params.samples, args.sample, "samples")
         place = Layout()
         paths = Paths(place.run(cfg.run), place.sample(args.sample), place.data(params.data_of(cfg.run)))
+        check_model(params, role_of(params, cfg.run), cfg.run, place.root)
+        command.writable(paths.out)
         run(cfg, paths, f"samples.{args.sample}")
 
     return command.run_command(work)

@@ -18,6 +18,7 @@ from pipeline.config.load import load_params, read_plugin
 from pipeline.core import artifacts, command
 from pipeline.core.layout import Layout
 from pipeline.store.data import DataDirectory
+from pipeline.store.fresh import check_model, check_trained_on, role_of
 
 if TYPE_CHECKING:
     from pipeline.metrics.features import Extractor
@@ -41,10 +42,11 @@ def run(params: schema.Params, name: str, root: Path) -> None:
     place = Layout(root)
     device = pick_device()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    check_model(params, role_of(params, cfg.run), cfg.run, root)
+    command.writable(place.study(name), place.report("studies", name).parent)
     model = models.load(place.run(cfg.run), device)
     data = DataDirectory.open(place.data(params.data_of(cfg.run)))
-    if model.config["data"]["hash"] != data.hash:
-        raise ValueError(f"{place.run(cfg.run)} was trained on other data than {data.path} holds; train it again: dvc repro")
+    check_trained_on(model.config, place.run(cfg.run), data.hash, data.path)
     opened: list[Extractor] = []
 
     def extractor() -> Extractor:

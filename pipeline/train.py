@@ -1,18 +1,21 @@
-"""Trains one run, one codec or one extractor of params.yaml.
+"""Trains one run, one codec or one extractor of params.yaml; takes over the weights of an extractor that is pretrained.
 
 A killed training continues from its last checkpoint when the same command is given again, and ends bit-equal to one that
-was never killed. SIGTERM saves a checkpoint and ends with status 143.
+was never killed. Ctrl-C (SIGINT) and SIGTERM save a checkpoint after the step that runs, and end with status 130 and 143; a
+second Ctrl-C does not wait.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import math
 import signal
 import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import schema
@@ -21,10 +24,12 @@ from pipeline.core import artifacts, command
 from pipeline.core.layout import Layout
 from pipeline.core.progress import Progress
 from pipeline.store.data import DataDirectory
+from pipeline.store.fresh import check_model, check_trained_on
 
 if TYPE_CHECKING:
     import torch
 
+    from pipeline.core.contracts import Pretrained
     from pipeline.store.models import Saved
     from pipeline.training.loop import Report, State
 
@@ -42,15 +47,15 @@ class Paths:
     extractor: Path | None = None
 
 
-def run(cfg: schema.Run, paths: Paths, key: str) -> None:
-    """Trains `cfg` to the end. `key`: where it stands in params.yaml, for messages.
+def run(cfg: schema.Entry, paths: Paths, key: str) -> None:
+    """Trains `cfg` to the end, or takes over its weights if it is pretrained. `key`: where it stands in params.yaml.
 
     Raises ValueError, with the reason and with what is left to go back to, for a training that ended by itself.
     """
     import torch
 
     from pipeline.core.code import trained_by
-    from pipeline.core.contracts import FeatureExtractor, Generative, UsesPerceptualLoss
+    from pipeline.core.contracts import FeatureExtractor, Generative, Pretrained, UsesPerceptualLoss
     from pipeline.core.device import choose_precision, describe_device, pick_device
     from pipeline.store import models
     from pipeline.store.splits import Split
@@ -58,11 +63,15 @@ def run(cfg: schema.Run, paths: Paths, key: str) -> None:
 
     data = DataDirectory.open(paths.data)
     device = pick_device()
-    settings = cfg.training
     torch.manual_seed(0)
     with torch.random.fork_rng():
         torch.manual_seed(_initial_seed(cfg))
         model = models.build(cfg, data.data_spec, key).to(device)
+    settings = cfg.training
+    if isinstance(model, Pretrained):
+        _adopt(model, cfg, data, paths, key)
+        return
+    assert settings is not None, "refused when the model block is read"
     seen_through = None
     if isinstance(model, UsesPerceptualLoss) and model.perceives:
         assert paths.extractor is not None, "a codec names its extractor"
@@ -72,7 +81,8 @@ def run(cfg: schema.Run, paths: Paths, key: str) -> None:
         seen_through = extractor.hash
     precision = choose_precision(settings.precision, device)
     state = loop.State(model, settings)
-    checkpoints = checkpoint.Checkpoints(_fingerprint(cfg, data, precision, device.type, seen_through))
+    made_of = _made_of(cfg, data, precision, device.type, seen_through)
+    checkpoints = checkpoint.Checkpoints(made_of, paths.out)
     train, valid = Split(data, "train"), Split(data, "valid")
     rows: list[dict[str, Any]] = []
     window: list[Report] = []  # since the last row; checkpointed too, so that a continued run writes the same rows
@@ -82,10 +92,32 @@ def run(cfg: schema.Run, paths: Paths, key: str) -> None:
         state.load(tensors, record)
         rows, window = record["rows"], [loop.Report(**report) for report in record["window"]]
         print(f"{key}: continuing from step {state.step}", flush=True)
+    for other in checkpoints.others():
+        print(
+            f"{key}: not continued is the checkpoint of step {other.step} in {other.folder}, which differs in "
+            f"{', '.join(other.differs) or 'the form of its record'}; remove that folder if nobody needs it",
+            flush=True,
+        )
     terminated: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: terminated.append(number))
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        del frame
+        if number == signal.SIGINT and number in terminated:
+            raise KeyboardInterrupt
+        terminated.append(number)
+
+    before = {number: signal.signal(number, terminate) for number in (signal.SIGINT, signal.SIGTERM)}
     began, first = time.monotonic(), state.step
     kept = state.step
+
+    def restore_signals() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def end() -> None:
+        save()
+        print(f"{key}: told to end; checkpoint at step {state.step}", flush=True)
+        sys.exit(128 + terminated[0])
 
     def save() -> None:
         nonlocal kept
@@ -110,33 +142,44 @@ def run(cfg: schema.Run, paths: Paths, key: str) -> None:
                     rows.append(row)
                 progress.update(settings.batch, _note(report))
                 if terminated:
-                    save()
-                    print(f"{key}: told to end; checkpoint at step {state.step}", flush=True)
-                    sys.exit(143)
+                    end()
                 # An ailing model is not worth going back to: the last good checkpoint stays.
                 if report.step % settings.checkpoint_every == 0 and not last and state.symptom is None:
                     save()
 
+        restore_signals()
+        if terminated:
+            end()
+        # Everything is computed before anything is written: who ends us in between leaves nothing half-written.
+        variances = None
+        if isinstance(cfg, schema.Run) and cfg.optimal_variance_steps:
+            save()  # what follows takes a while
+            assert isinstance(model, Generative), "checked when params.yaml is read"
+            state.average.swap(model)
+            variances = reverse_variance.estimate(model.eval(), train, cfg.optimal_variance_steps, cfg.seed, device)
+            state.average.swap(model)
+        models.check_finite(model, state.average.state(), key)
+        final = {name: value for name, value in rows[-1].items() if name.startswith("valid/")}
+        for name, value in final.items():
+            if not math.isfinite(value):
+                raise ValueError(f"{key}: {name} is {value} after the last step; train anew with a lower learning_rate")
         parameters = sum(parameter.numel() for parameter in model.parameters())
         artifacts.write_tensors(paths.out / "model.safetensors", state.average.state())
         artifacts.write_json(
             paths.out / "config.json",
             {
                 "run": cfg.model_dump(mode="json"),
-                "data": {**{name: data.spec[name] for name in ("shape", "levels", "classes", "hash")}},
+                "data": _described(data),
                 "parameters": parameters,
                 "code": trained_by(cfg.family),
                 "precision": precision,
                 "clipped": state.clipped,
-                "valid": {name: value for name, value in rows[-1].items() if name.startswith("valid/")},
+                "valid": final,
             },
         )
         artifacts.write_text(paths.curve, _csv(rows))
-        if cfg.optimal_variance_steps:
-            assert isinstance(model, Generative), "checked when params.yaml is read"
-            state.average.swap(model)
-            table = reverse_variance.estimate(model.eval(), train, cfg.optimal_variance_steps, cfg.seed, device)
-            artifacts.write_json(paths.out / "variance.json", table)
+        if variances is not None:
+            artifacts.write_json(paths.out / "variance.json", variances)
         seconds = time.monotonic() - began
         artifacts.write_json(
             paths.out / "timing.json",
@@ -152,7 +195,7 @@ def run(cfg: schema.Run, paths: Paths, key: str) -> None:
         )
         raise ValueError(f"{key}: {error}; {left}") from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        restore_signals()
         checkpoints.close()
 
 
@@ -163,13 +206,15 @@ def main(argv: list[str] | None = None) -> int:
     what.add_argument("--extractor", action="store_true", help="train an extractor instead of a run")
     what.add_argument("--codec", action="store_true", help="train a codec instead of a run")
     parser.add_argument("--seed", type=int, help="train with this seed instead of the block's; goes with --out")
-    parser.add_argument("--out", type=Path, help="write to this folder, curve.csv included, instead of the pipeline's own")
+    parser.add_argument(
+        "--out", type=command.path, help="write to this folder, curve.csv included, instead of the pipeline's own"
+    )
     args = parser.parse_args(argv)
 
     def work() -> None:
         params = load_params(args.params)
         role = "extractors" if args.extractor else "codecs" if args.codec else "runs"
-        cfg: schema.Run = command.choose(getattr(params, role), args.run, role)
+        cfg: schema.Entry = command.choose(getattr(params, role), args.run, role)
         key = f"{role}.{args.run}"
         place = Layout()
         out = place.model(role, args.run)
@@ -181,12 +226,51 @@ def main(argv: list[str] | None = None) -> int:
         paths = Paths(place.data(cfg.data), out, place.curve(args.run), extractor)
         if args.out is not None:
             paths = Paths(paths.data, args.out, args.out / "curve.csv", extractor)
+        if isinstance(cfg, schema.Codec):
+            check_model(params, "extractors", cfg.extractor, place.root)
+        command.writable(paths.out, paths.curve.parent)
         run(cfg, paths, key)
 
     return command.run_command(work)
 
 
-def _initial_seed(cfg: schema.Run) -> int:
+def _adopt(model: Pretrained, cfg: schema.Entry, data: DataDirectory, paths: Paths, key: str) -> None:
+    """Writes a pretrained model as if it had been trained, with a curve that has no rows. Raises ValueError for its file."""
+    from pipeline.config.family import PretrainedConfig
+    from pipeline.config.load import read_model
+    from pipeline.core.code import trained_by
+    from pipeline.core.device import describe_device
+    from pipeline.store.pretrained import read_weights
+
+    began = time.monotonic()
+    block = read_model(cfg, key)
+    assert isinstance(block, PretrainedConfig), "the block of a family that is Pretrained"
+    state = read_weights(block, f"{key}.model")
+    try:
+        model.adopt(state)
+    except ValueError as error:
+        raise ValueError(f"{block.weights} {error}") from None
+    artifacts.write_tensors(paths.out / "model.safetensors", model.state_dict())
+    artifacts.write_json(
+        paths.out / "config.json",
+        {
+            "run": cfg.model_dump(mode="json"),
+            "data": _described(data),
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "code": trained_by(cfg.family),
+        },
+    )
+    artifacts.write_text(paths.curve, _csv([]))
+    device = describe_device(next(model.parameters()).device)
+    artifacts.write_json(paths.out / "timing.json", {"seconds": round(time.monotonic() - began, 1), **device})
+
+
+def _described(data: DataDirectory) -> dict[str, Any]:
+    """What a model's config.json says of its data."""
+    return {name: data.spec[name] for name in ("shape", "levels", "classes", "hash")}
+
+
+def _initial_seed(cfg: schema.Entry) -> int:
     from pipeline.core.random import key
 
     return key(cfg.seed, 0, "initialisation")
@@ -197,21 +281,20 @@ def _extractor(folder: Path, data: DataDirectory, device: torch.device) -> Saved
     from pipeline.store import models
 
     found = models.load(folder, device)
-    trained_on = found.config["data"]["hash"]
-    if trained_on != data.hash:
-        raise ValueError(f"{folder} was trained on data {trained_on[:8]}, {data.path} is {data.hash[:8]}; run: dvc repro")
+    check_trained_on(found.config, folder, data.hash, data.path)
     return found
 
 
-def _fingerprint(cfg: schema.Run, data: DataDirectory, precision: str, device_type: str, extractor: str | None) -> str:
-    """A hash of what the result depends on: configuration, data, code, torch, precision, device, and a loss's extractor."""
+def _made_of(cfg: schema.Entry, data: DataDirectory, precision: str, device_type: str, extractor: str | None) -> dict[str, Any]:
+    """What the result depends on, to the bit. data, extractor: hashes of the data, and of what a loss sees through."""
     import torch
 
     from pipeline.core.code import trained_by
 
-    settings = cfg.model_dump(mode="json")
-    made_by = [torch.__version__, torch.get_num_threads(), trained_by(cfg.family)]
-    return artifacts.hash_json([settings, data.hash, precision, device_type, extractor, *made_by])
+    return {
+        **cfg.model_dump(mode="json"), "data": data.hash, "extractor": extractor, "precision": precision, "device": device_type,
+        "torch": torch.__version__, "threads": torch.get_num_threads(), "code": trained_by(cfg.family),
+    }  # fmt: skip
 
 
 def _row(window: list[Report], state: State) -> dict[str, Any]:

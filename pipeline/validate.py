@@ -43,9 +43,13 @@ def run(limits: schema.DataLimits, data: Path, report: Path, docs: Path) -> Outc
 
 def main(argv: list[str] | None = None) -> int:
     parser = command.parser(__doc__)
-    parser.add_argument("--data", type=Path, default=Layout().prepared, help="the folder to judge (default: %(default)s)")
-    parser.add_argument("--report", type=Path, default=Layout().validation_report, help="(default: %(default)s)")
-    parser.add_argument("--docs", type=Path, default=Path("validation_docs"), help="where Data Docs go (default: %(default)s)")
+    parser.add_argument(
+        "--data", type=command.path, default=Layout().prepared, help="the folder to judge (default: %(default)s)"
+    )
+    parser.add_argument("--report", type=command.path, default=Layout().validation_report, help="(default: %(default)s)")
+    parser.add_argument(
+        "--docs", type=command.path, default=Path("validation_docs"), help="where Data Docs go (default: %(default)s)"
+    )
     arguments = parser.parse_args(argv)
     failures: list[str] = []
 

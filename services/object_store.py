@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pipeline.core.command import run_command
+from pipeline.core.command import path, run_command
 from services import objects
 
 HOST = "127.0.0.1"
@@ -114,7 +114,7 @@ class Server:
             try:
                 probe.bind((HOST, self.port))
             except OSError:
-                raise ValueError(f"port {self.port} of {HOST} is taken; choose another with --port") from None
+                raise ValueError(f"port {self.port} of {HOST} is taken; choose another: make storage PORT=...") from None
 
     def _credentials(self) -> tuple[str, str]:
         file = self.folder / "identities.json"
@@ -182,7 +182,7 @@ def _free_ports(count: int) -> list[int]:
         return [probe.getsockname()[1] for probe in probes]
 
 
-def serve(folder: str, port: int) -> None:
+def serve(folder: str | Path, port: int) -> None:
     """Runs the server until SIGINT or SIGTERM. Raises RuntimeError if it ends by itself."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
@@ -205,14 +205,10 @@ def serve(folder: str, port: int) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", default=".storage", help="where everything is kept (default: %(default)s)")
+    parser.add_argument("--folder", type=path, default=Path(".storage"), help="where everything is kept (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8333, help="of the S3 interface on 127.0.0.1 (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    try:
-        return run_command(lambda: serve(arguments.folder, arguments.port))
-    except RuntimeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_command(lambda: serve(arguments.folder, arguments.port), failures=(RuntimeError,))
 
 
 if __name__ == "__main__":

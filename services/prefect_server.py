@@ -1,6 +1,7 @@
 """Prefect on one machine: a server on loopback, the deployments of prefect.yaml, a worker. `python -m services.prefect_server`.
 
 State and logs lie in .prefect (git-ignored). The worker starts one run at a time, as all runs write the same workspace.
+Ctrl-C or SIGTERM ends everything in order: runs first, so that a training saves a checkpoint. A second one kills everything.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Self
 
 from pipeline.core.command import run_command
-from services import process, watchdog
+from services import flow_runs, process, watchdog
 
 HOST = "127.0.0.1"
 POOL = "trilemma"
@@ -33,6 +34,7 @@ class Service:
         self.repository = Path(repository).resolve()
         self.port = port or _free_port()
         self.processes: dict[str, subprocess.Popen[str]] = {}
+        self.runs: flow_runs.Processes | None = None
 
     @property
     def address(self) -> str:
@@ -67,6 +69,7 @@ class Service:
             self._command(*PREFECT, "work-pool", "create", POOL, "--type", "process", "--overwrite")
             self._command(*PREFECT, "deploy", "--all")
             self._launch("worker", "worker", "start", "--pool", POOL, "--limit", "1")
+            self.runs = flow_runs.Processes(self.processes["worker"].pid)
         except BaseException:
             self.stop()
             raise
@@ -79,7 +82,7 @@ class Service:
             try:
                 probe.bind((HOST, self.port))
             except OSError:
-                raise ValueError(f"port {self.port} of {HOST} is taken; choose another with --port") from None
+                raise ValueError(f"port {self.port} of {HOST} is taken; choose another: make serve PORT=...") from None
         self._launch("server", "server", "start", "--host", HOST, "--port", str(self.port))
         end = time.monotonic() + patience
         while not self._healthy():
@@ -89,15 +92,51 @@ class Service:
             time.sleep(0.2)
 
     def check(self) -> None:
-        """Raises RuntimeError if server or worker has ended."""
+        """To be called every second or so: raises RuntimeError if server or worker has ended."""
         for name, running in self.processes.items():
             if running.poll() is not None:
                 raise RuntimeError(f"the {name} ended by itself with status {running.returncode}; its log: {self._log(name)}")
+        if self.runs is not None:
+            self.runs.look()
 
-    def stop(self) -> None:
-        """The worker first: it ends the runs that it started."""
-        for name in reversed(list(self.processes)):
-            process.stop(self.processes.pop(name))
+    def stop(self, say: flow_runs.Say = lambda line: None) -> None:
+        """Ends runs, worker and server, in this order: see flow_runs. An exception meanwhile leaves the rest to `kill`."""
+        going = self._active()
+        if going:
+            say(f"{_names(going)}: told to end; a training has {process.GRACE:.0f} s to save a checkpoint")
+        if self.runs is not None and not self.runs.stop():
+            say("killed what did not end in time")
+        self._end("worker")
+        self._cancel(going, "stopped with the service that ran it", say)
+        self._end("server")
+
+    def kill(self, say: flow_runs.Say = lambda line: None) -> None:
+        """The same with SIGKILL, without any waiting."""
+        going = self._active()
+        if self.runs is not None:
+            self.runs.kill()
+        self._end("worker", grace=0.0)
+        self._cancel(going, "killed with the service that ran it", say)
+        self._end("server", grace=0.0)
+
+    def _end(self, name: str, **grace: float) -> None:
+        if name in self.processes:
+            process.stop(self.processes[name], **grace)
+            del self.processes[name]
+
+    def _active(self) -> list[flow_runs.FlowRun]:
+        try:
+            return flow_runs.active(self.api) if "server" in self.processes else []
+        except OSError:  # it may be what has ended; the watchdog marks the runs after the next start
+            return []
+
+    def _cancel(self, going: list[flow_runs.FlowRun], message: str, say: flow_runs.Say) -> None:
+        begun = [run for run in self._active() if run.id not in {one.id for one in going}]
+        try:
+            if ended := flow_runs.cancel(self.api, [*going, *begun], message):
+                say(f"{_names(ended)}: cancelled")
+        except OSError as error:
+            say(f"{_names(going)}: not marked as cancelled ({error}); the watchdog does it after the next start")
 
     def __enter__(self) -> Self:
         return self.start()
@@ -142,38 +181,62 @@ def usage(service: Service) -> str:
         f"    export PREFECT_API_URL={service.api}\n"
         f"    {prefect} deployment run retrain/on-demand --watch\n"
         f"    {prefect} deployment run retrain/on-demand --watch --param 'targets=[\"compare\"]' --param push=null\n"
-        "retrain/nightly runs at 03:00 UTC. Ctrl-C stops everything."
+        "retrain/nightly runs at 03:00 UTC. Ctrl-C stops everything; a training saves a checkpoint first."
     )
 
 
 def serve(port: int) -> None:
-    """Runs everything until SIGINT or SIGTERM. Raises RuntimeError if server or worker ends by itself."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    """Runs everything until SIGINT or SIGTERM. RuntimeError: server or worker ended by itself, or a second signal came."""
+    _raise_on_signals()
     service = Service(port=port)
     try:
-        service.start()
-        print(usage(service), flush=True)
-        while True:
-            service.check()
-            time.sleep(1)
+        try:
+            service.start()
+            _say(usage(service))
+            while True:
+                service.check()
+                time.sleep(1)
+        except KeyboardInterrupt:
+            _say("stopping; Ctrl-C again kills everything at once")
+        finally:
+            service.stop(_say)
     except KeyboardInterrupt:
-        print("stopping", flush=True)
-    finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        service.stop()
+        service.kill(_say)
+        raise RuntimeError("killed by a second signal; a training continues from the last checkpoint it has saved") from None
+
+
+def _raise_on_signals() -> None:
+    """SIGINT and SIGTERM raise KeyboardInterrupt. All that come within a second are one.
+
+    Whoever signals a whole process group reaches us twice, as `make` passes SIGTERM on.
+    """
+    heard: list[float] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if not heard or now - heard[-1] > 1.0:
+            heard.append(now)
+            raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _names(runs: list[flow_runs.FlowRun]) -> str:
+    return f"flow run{'s' if len(runs) > 1 else ''} {', '.join(run.name for run in runs)}"
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=4200, help="of the Prefect server on 127.0.0.1 (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    try:
-        return run_command(lambda: serve(arguments.port))
-    except RuntimeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_command(lambda: serve(arguments.port), failures=(RuntimeError,))
 
 
 if __name__ == "__main__":

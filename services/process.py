@@ -5,7 +5,6 @@ DVC runs a stage as a child of its own and doesn't pass SIGTERM on: a signal to 
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import threading
@@ -16,7 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from services import process_table
+
 TAIL = 40
+# Seconds that a training has to save a checkpoint. Prefect kills the process of a cancelled run, which waits here, after 30.
+GRACE = 25.0
 
 
 @dataclass(frozen=True)
@@ -46,16 +49,22 @@ def start(
     )
 
 
-def stop(process: subprocess.Popen[str], grace: float = 15.0) -> None:
-    """Ends the whole group: SIGTERM, so that training can save a checkpoint, and SIGKILL after `grace` seconds."""
-    for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
-        end = time.monotonic() + patience
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            break
-        while _has_members(process) and time.monotonic() < end:
-            time.sleep(0.05)
+def stop(process: subprocess.Popen[str], grace: float = GRACE) -> None:
+    """Ends the whole group: SIGTERM, so that training can save a checkpoint, and SIGKILL after `grace` seconds.
+
+    An exception that arrives meanwhile (a second signal) ends the grace: SIGKILL at once, as nobody would wait any more.
+    """
+    try:
+        for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
+            end = time.monotonic() + patience
+            if not _has_members(process):
+                break
+            process_table.send(number, [process.pid])
+            while _has_members(process) and time.monotonic() < end:
+                time.sleep(0.05)
+    except BaseException:
+        process_table.send(signal.SIGKILL, [process.pid])
+        raise
     process.wait()
 
 
@@ -101,20 +110,6 @@ def run(
 
 
 def _has_members(process: subprocess.Popen[str]) -> bool:
-    """Whether anything of the group still runs. Zombies don't: in a container nobody may ever collect them."""
+    """Whether anything of the group still runs."""
     process.poll()
-    try:
-        os.killpg(process.pid, 0)
-    except (ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
-        return False
-    if not Path("/proc/self/stat").exists():
-        return True
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            # "pid (name) state parent group ...": the name may hold anything, so read from its closing bracket.
-            state, _, group = file.read_text(errors="replace").rpartition(")")[2].split()[:3]
-        except OSError:
-            continue
-        if int(group) == process.pid and state != "Z":
-            return True
-    return False
+    return any(entry.group == process.pid for entry in process_table.read().values())

@@ -19,7 +19,17 @@ from pipeline.reporting.rows import family
 from pipeline.reporting.table import significant
 from pipeline.sample import described
 from tests.support.blocks import filled
-from tests.support.comparison_files import BASELINES, BOUND, SAMPLES, SPREADS, memorisation, params, write_inputs, write_json
+from tests.support.comparison_files import (
+    BASELINES,
+    BOUND,
+    SAMPLES,
+    SPREADS,
+    memorisation,
+    params,
+    seal,
+    write_inputs,
+    write_json,
+)
 
 OUTPUTS = ("compare.json", "compare.md", "trilemma.svg", "samples.png")
 
@@ -104,9 +114,9 @@ def test_the_conclusion_names_the_best_the_front_and_the_ratios(root: Path) -> N
 
 def test_without_intervals_nothing_is_clear(root: Path) -> None:
     cfg = params()
-    rows = compare.run(cfg.model_copy(update={"evaluate": cfg.evaluate.model_copy(update={"interval_resamples": 0})}), root)[
-        "samples"
-    ]
+    cfg = cfg.model_copy(update={"evaluate": cfg.evaluate.model_copy(update={"interval_resamples": 0})})
+    seal(root, cfg)
+    rows = compare.run(cfg, root)["samples"]
     assert rows[0]["fd_low"] is None
     assert [other["within"] for other in rows[0]["dominated_by"]] == [["FD", "recall"]] * 2
 
@@ -294,6 +304,7 @@ def test_the_picture_shows_the_first_images_row_by_row(root: Path, levels: int) 
         shown[name] = rng.integers(0, levels, (3 if name == "vdm-ancestral" else 20, 1, 8, 8), dtype=np.uint8)
         np.save(folder / "images.npy", shown[name])
         (folder / "sample.json").write_text(json.dumps({"levels": levels}), encoding="utf-8")
+    seal(root, params())
     compare.run(params(), root)
     picture = np.asarray(Image.open(root / "reports" / "samples.png").convert("L"))
     left = picture.shape[1] - 16 * (16 + 4)

@@ -16,6 +16,7 @@ STAGES = stages()
 # must, never fewer.
 SHARED_BY_SOME = {
     "prepare": ("pipeline/datasets/_",),
+    "extractor": ("pipeline/networks/layers.py",),
     "train": ("pipeline/diffusion/", "pipeline/networks/"),
     "sample": ("pipeline/samplers/",),
 }

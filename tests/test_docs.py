@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
 from pydantic import BaseModel, Field
+from ruamel.yaml import YAML
 
 from pipeline.config.base import Name, StrictConfig
 from tests.support import first_page, parameter_tables
@@ -61,6 +63,18 @@ def test_broken_links_are_found(tmp_path: Path) -> None:
     assert broken(page) == ["other.md#nothing", "missing.md", "#not-a-heading"]
 
 
+def test_the_citation_is_of_the_version_that_the_project_has() -> None:
+    """What CFF 1.2 requires, and no key that it does not know."""
+    citation = YAML(typ="safe").load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    known = {"cff-version", "message", "type", "title", "abstract", "authors", "version", "license", "keywords"}
+    assert {"cff-version", "message", "title", "authors"} <= set(citation) <= known
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["authors"] == [{"name": "The trilemma authors"}]
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    assert f"## [{project['version']}]" in (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
 def test_the_first_page_is_one_page() -> None:
     assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
 
@@ -111,12 +125,25 @@ class Inner(StrictConfig):
 
 
 class Outer(StrictConfig):
+    """`plain`: of the base."""
+
     plain: Annotated[int, Field(gt=0, lt=2**32)]
     share: Annotated[float, Field(ge=0.25, le=1)] | None = None
     choice: Literal["a", "b"] = "b"
     name: Name
     several: tuple[Annotated[int, Field(ge=16)], ...] = (32, 64)
     inner: Inner | None = Field(alias="inside", default=None)
+
+
+class Inheriting(Outer):
+    """`last`: of the class itself."""
+
+    last: bool
+
+
+def test_a_key_of_a_base_class_is_explained_with_it() -> None:
+    words = parameter_tables.words(Inheriting, "What it is.")
+    assert words == ["What it is.", "`last`: of the class itself.", "`plain`: of the base."]
 
 
 def test_a_key_is_described_by_its_range_and_its_default() -> None:

@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 from scipy.spatial.distance import cdist
 
-from pipeline import evaluate
+from pipeline import baselines, evaluate
 from pipeline.config import schema
 from pipeline.config.load import load_params
 from pipeline.core import artifacts
@@ -255,7 +255,7 @@ def test_the_extractor_says_what_the_distance_is_called_and_whether_it_knows_the
 
 
 def test_baselines_are_ordered_and_need_no_gate(project: Path):
-    evaluate.run_baselines(params(project), project, Rows())
+    baselines.run(params(project), project, Rows())
     metrics = artifacts.read_json(project / "reports/metrics/baselines.json")
     details = artifacts.read_json(project / "evaluations/baselines/details.json")
     assert list(metrics) == ["training-images", "mean-image", "noise", "measured"]
@@ -312,7 +312,7 @@ def test_an_extractor_of_other_data_is_refused(
 ):
     train_extractor(project, "9" * 64)
     monkeypatch.chdir(project)
-    assert evaluate.main(["--baselines"]) == 2
+    assert baselines.main([]) == 2
     assert "extractors/convnet was trained on data 99999999" in capsys.readouterr().err
 
 
@@ -337,10 +337,9 @@ def test_with_the_real_extractor_and_the_real_expectations(
     assert validation["success"]
 
 
-def test_a_sample_or_the_baselines_must_be_named(capsys: pytest.CaptureFixture[str]):
-    for arguments in ([], ["small", "--baselines"]):
-        with pytest.raises(SystemExit, match="2"):
-            evaluate.main(arguments)
+def test_a_sample_must_be_named(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit, match="2"):
+        evaluate.main([])
     assert "SAMPLE" in capsys.readouterr().err
 
 
@@ -351,5 +350,5 @@ def test_help_imports_nothing_heavy():
         "print(json.dumps([name for name in ('torch', 'sklearn', 'pandas', 'great_expectations') if name in sys.modules]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "--baselines" in done.stdout
+    assert "SAMPLE" in done.stdout
     assert json.loads(done.stdout.splitlines()[-1]) == []

@@ -31,14 +31,16 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pipeline.core": (),
     "pipeline.core.code": ("pipeline.core", "pipeline.config.plugins"),
     # Types alone, in signatures.
-    "pipeline.core.contracts": ("pipeline.diffusion", "pipeline.config.family"),
+    "pipeline.core.contracts": ("pipeline.core.pixels", "pipeline.diffusion", "pipeline.config.family"),
     "pipeline.config": ("pipeline.core.layout", "pipeline.core.contracts"),
     "pipeline.config.base": (),
     "pipeline.store": ("pipeline.core", "pipeline.config", "pipeline.metrics.features"),
     "pipeline.datasets": ("pipeline.core", "pipeline.config.base"),
     "pipeline.diffusion": ("pipeline.core.contracts", "pipeline.core.pixels", "pipeline.config.base"),
-    "pipeline.networks": ("pipeline.core.contracts", "pipeline.core.pixels", "pipeline.config.base"),
-    "pipeline.samplers": ("pipeline.diffusion", "pipeline.core.contracts", "pipeline.config.base"),
+    "pipeline.networks": ("pipeline.core.contracts", "pipeline.core.pixels", "pipeline.config.base", "pipeline.config.family"),
+    "pipeline.samplers": ("pipeline.diffusion", "pipeline.core.contracts", "pipeline.core.random", "pipeline.config.base"),
+    # What a sample's block may say of its model.
+    "pipeline.samplers.fits": ("pipeline.samplers", "pipeline.diffusion", "pipeline.core.contracts", "pipeline.config"),
     "pipeline.families": (
         "pipeline.core", "pipeline.config.base", "pipeline.config.family", "pipeline.diffusion", "pipeline.networks",
     ),
@@ -48,6 +50,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "pipeline.training": ("pipeline.core", "pipeline.config", "pipeline.store", "pipeline.diffusion"),
     "pipeline.metrics": ("pipeline.core", "pipeline.config.base", "pipeline.store", "pipeline.diffusion", "pipeline.samplers"),
+    # Reads the settings of every metric of the folder.
+    "pipeline.metrics.measurement": ("pipeline.metrics", "pipeline.core", "pipeline.config"),
     # A study refuses what it cannot do, so that it reads the run that it asks, measures, and draws its figure.
     "pipeline.studies": (
         "pipeline.core", "pipeline.config", "pipeline.store", "pipeline.diffusion", "pipeline.samplers", "pipeline.metrics",

@@ -37,7 +37,12 @@ DDPM = {"schedule": {"kind": "cosine-beta", "steps": 20}, "prediction": "v", "ne
 BOUND = {"split": "test", "images": 6, "times": 4}
 PARAMS = filled({
     "data": {"kind": "gaussian", "source": {"shape": [1, 4, 4], "train": 80, "test": 20}},
-    "extractors": {},
+    "extractors": {
+        "inception": {
+            "family": "inception", "data": "data/prepared", "seed": 0, "training": None,
+            "model": {"weights": "unused", "sha256": "0" * 64},
+        },
+    },
     "runs": {
         "vdm": {"family": "vdm", "data": "data/prepared", "seed": 77, "model": VDM, "training": TRAINING},
         "ddpm": {"family": "ddpm", "data": "data/prepared", "seed": 77, "model": DDPM, "training": TRAINING},
@@ -47,7 +52,7 @@ PARAMS = filled({
     },
     "samples": {},
     "bounds": {"vdm": BOUND, "ddpm": {**BOUND, "times": 6}, "elsewhere": BOUND, "otherwise": {**BOUND, "seed": 1}},
-    "evaluate": {"extractor": "inception", "inception_weights": "unused"},
+    "evaluate": {"extractor": "inception"},
 })  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import pytest
 from pipeline import compare, report
 from pipeline.config.schema import Params
 from pipeline.reporting.page import TEMPLATES, environment
-from tests.support.comparison_files import BASELINES, SAMPLES, params, write_inputs, write_json
+from tests.support.comparison_files import BASELINES, SAMPLES, params, seal, write_inputs, write_json
 
 
 class Page(HTMLParser):
@@ -134,7 +134,9 @@ def renamed(root: Path, names: dict[str, str]) -> Params:
         for name, sample in cfg.samples.items()
     }
     others = {key: {names.get(name, name): value for name, value in getattr(cfg, key).items()} for key in ("runs", "bounds")}
-    return cfg.model_copy(update={"samples": samples, **others})
+    cfg = cfg.model_copy(update={"samples": samples, **others})
+    seal(root, cfg)
+    return cfg
 
 
 def test_names_of_runs_and_samples_are_escaped(tmp_path: Path) -> None:

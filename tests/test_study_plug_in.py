@@ -94,7 +94,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     made = Project(tmp_path_factory.mktemp("plug-in") / "project")
     for command in (
         ("check",), ("prepare",), ("train", "--extractor", "convnet"), ("train", "vdm"), ("sample", "vdm-ddim-5"),
-        ("evaluate", "vdm-ddim-5"), ("evaluate", "--baselines"), ("study", "bright"), ("study", "vdm-finite-steps"),
+        ("evaluate", "vdm-ddim-5"), ("baselines",), ("study", "bright"), ("study", "vdm-finite-steps"),
         ("compare",), ("report",),
     ):  # fmt: skip
         made.call(f"pipeline.{command[0]}", *command[1:])

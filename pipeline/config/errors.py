@@ -38,6 +38,8 @@ def sentence(error: ValidationError, prefix: str, kind: Any) -> str:
             return f"{key} is {value}{_guess(str(first['input']), allowed_values)}; allowed: {context['expected']}{also}"
         case "string_pattern_mismatch":
             return f"{key} is {value}; allowed are names of lower-case letters, digits and hyphens{also}"
+        case "string_too_long":
+            return f"{key} has {len(str(first['input']))} characters; allowed: {context['max_length']} at most{also}"
         case _:
             rule = re.sub(r"^Input should be ", "", first["msg"])
             return f"{key} is {value}; allowed: {rule[:1].lower() + rule[1:]}{also}"
@@ -96,7 +98,12 @@ def fields_at(kind: Any, location: tuple[Any, ...]) -> list[str]:
             node = definitions[node["$ref"].rsplit("/", 1)[-1]]
         return node
 
-    node = resolve(schema)
+    def unwrapped(node: dict[str, Any]) -> dict[str, Any]:
+        """A block that may be null is the block."""
+        blocks = [found for option in node.get("anyOf", []) if "properties" in (found := resolve(option))]
+        return blocks[0] if len(blocks) == 1 else node
+
+    node = unwrapped(resolve(schema))
     for part in location:
         options = node.get("oneOf") or node.get("anyOf") or []
         tagged = [resolve(option) for option in options]
@@ -109,4 +116,5 @@ def fields_at(kind: Any, location: tuple[Any, ...]) -> list[str]:
             node = resolve(node["additionalProperties"])
         elif "patternProperties" in node:
             node = resolve(next(iter(node["patternProperties"].values())))
+        node = unwrapped(node)
     return list(node.get("properties", {}))

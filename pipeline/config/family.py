@@ -35,6 +35,11 @@ class FamilyConfig(StrictConfig):
         """How often training hides the class (p_uncond of Ho and Salimans 2022); None: the model cannot be guided."""
         return None
 
+    @property
+    def pretrained(self) -> bool:
+        """Whether the weights come from a file: such an entry has no `training`."""
+        return False
+
     def check_training(self, training: TrainingSettings) -> None:
         """Raises ValueError, beginning with a key of the run, where `training` does not go with this block."""
 
@@ -43,6 +48,17 @@ class FamilyConfig(StrictConfig):
 
     def check_sampling(self) -> None:
         """Raises ValueError, which goes on from the name of the run, where the trained model can make no image by itself."""
+
+
+class PretrainedConfig(FamilyConfig):
+    """`weights`: the path of a file that the user has; `sha256`: its hash, which stands for the file where DVC looks."""
+
+    weights: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+    @property
+    def pretrained(self) -> bool:
+        return True
 
 
 class ClassConditional(FamilyConfig):

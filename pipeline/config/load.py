@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.config import plugins
 from pipeline.config.errors import fields_at, listed, sentence, unknown, unknown_key
 from pipeline.config.family import FamilyConfig
-from pipeline.config.schema import Params, Run
+from pipeline.config.schema import Entry, Params
 from pipeline.config.text import read, tuples
 
 # What `defaults:` may hold, and where it is put under: a role is a place in blocks of params.yaml.
@@ -68,9 +68,16 @@ def read_block(kind: Any, values: Mapping[str, Any], key: str) -> Any:
         raise ValueError(sentence(error, key, kind)) from None
 
 
-def read_model(run: Run, key: str) -> FamilyConfig:
-    """The `model` block of `run`, which stands at `key` of params.yaml, as its family reads it. Imports torch."""
+def read_model(run: Entry, key: str) -> FamilyConfig:
+    """The `model` block of `run`, which stands at `key` of params.yaml, as its family reads it. Imports torch.
+
+    Raises ValueError for a block that does not read, and where `training` is null for a family that is trained or the reverse.
+    """
     block: FamilyConfig = read_block(plugins.family(run.family).Config, run.model, f"{key}.model")
+    if run.training is None and not block.pretrained:
+        raise ValueError(f"{key}.training is null; allowed for the family {run.family}, which is trained: how to train it")
+    if run.training is not None and block.pretrained:
+        raise ValueError(f"{key}.training is given; allowed for the family {run.family}, whose weights come from a file: null")
     return block
 
 

@@ -62,13 +62,8 @@ def check_references(params: Params) -> None:
             raise unknown(f"studies.{name}.kind", study.kind, plugins.names("studies"))
         if study.run not in {**params.runs, **params.composed}:
             raise unknown(f"studies.{name}.run", study.run, [*params.runs, *params.composed])
-    if params.evaluate.extractor not in [*params.extractors, "inception"]:
-        raise unknown("evaluate.extractor", params.evaluate.extractor, [*params.extractors, "inception"])
-    if params.evaluate.extractor == "inception" and params.evaluate.inception_weights is None:
-        raise ValueError(
-            "evaluate.inception_weights is null; allowed with evaluate.extractor: inception is the path of a weights "
-            "file of torchvision's Inception-v3; set it, or name a trained extractor"
-        )
+    if params.evaluate.extractor not in params.extractors:
+        raise unknown("evaluate.extractor", params.evaluate.extractor, list(params.extractors))
     for role, block in (("runs", params.runs), ("codecs", params.codecs), ("extractors", params.extractors)):
         for name, run in block.items():
             if run.family not in plugins.names("families"):

@@ -90,18 +90,31 @@ class Training(StrictConfig):
         return self
 
 
-class Run(StrictConfig):
-    """One model to train. `family: vdm` names the module pipeline/families/vdm, whose Config reads `model`.
+class Entry(StrictConfig):
+    """One model. `family: vdm` names the module pipeline/families/vdm, whose Config reads `model`.
 
-    `optimal_variance_steps`: numbers of steps T for which the optimal reverse variances are estimated after training and stored
-    with the model.
+    `training` is null where nothing is trained, as the weights come from a file.
     """
 
     family: str
     data: str
     seed: NotNegative
-    optimal_variance_steps: tuple[Positive, ...] = ()
     model: dict[str, Any]
+    training: Training | None
+
+
+class Extractor(Entry):
+    """What images are measured in, or what a perceptual loss looks through."""
+
+
+class Run(Entry):
+    """One model to train.
+
+    `optimal_variance_steps`: numbers of steps T for which the optimal reverse variances are estimated after training and stored
+    with the model.
+    """
+
+    optimal_variance_steps: tuple[Positive, ...] = ()
     training: Training
 
 
@@ -172,7 +185,6 @@ class Evaluate(StrictConfig):
     """
 
     extractor: Name
-    inception_weights: str | None = None
     reference: Literal["train", "test"]
     metrics: dict[str, dict[str, Any]] = Field(default_factory=dict)
     interval_resamples: NotNegative
@@ -183,7 +195,7 @@ class Evaluate(StrictConfig):
 class Params(StrictConfig):
     data: Data
     validate_: Validate = Field(alias="validate")
-    extractors: dict[Name, Run]
+    extractors: dict[Name, Extractor]
     codecs: dict[Name, Codec] = Field(default_factory=dict)
     runs: dict[Name, Run]
     composed: dict[Name, Composed] = Field(default_factory=dict)

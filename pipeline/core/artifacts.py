@@ -23,10 +23,16 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[IO[bytes]]:
-    """A binary file that appears at `path` whole, or not at all: temporary file, fsync, rename, fsync of the folder."""
+    """A binary file that appears at `path` whole, or not at all: temporary file, fsync, rename, fsync of the folder.
+
+    An OSError names `path`, where the system names the temporary file, or none, as for a full disk.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from None
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
@@ -34,9 +40,13 @@ def atomic(path: str | Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp makes files that nobody else can read
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename in (None, temporary):
+            # NumPy counts what it could not write and forgets why.
+            error.strerror = error.strerror or f"not everything could be written: {error}"
+            error.filename, error.filename2 = str(target), None
         raise
     folder = os.open(target.parent, os.O_RDONLY)
     try:

@@ -23,6 +23,7 @@ INERT = {
     "pipeline.core.layout": "where files lie, not what is in them",
     "pipeline.core.progress": "what is shown while work is done",
     "pipeline.config": "reads params.yaml, which DVC tracks value by value; no value has a default there",
+    "pipeline.store.fresh": "refuses what is stale; computes nothing that a number is made of",
     "pipeline.store.results": "opens what stages wrote, and refuses what is stale; changes nothing that it reads",
 }
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
+from pipeline.core.pixels import dequantize
+
 if TYPE_CHECKING:
     from pipeline.config.family import FamilyConfig
     from pipeline.diffusion.gaussian import Reverse
@@ -171,8 +173,32 @@ class DiscreteChainModel(ABC):
         """(z_t, the schedule's input at t, classes) -> the prediction, with the channels of a learned variance behind it."""
 
 
+class Pretrained(nn.Module, ABC):
+    """A model whose weights come from a file that the user has: nothing is trained.
+
+    Its block is a PretrainedConfig (config/family.py). The train stage reads the file, hands its tensors over, and writes the
+    model as it writes a trained one, so that whoever opens it sees no difference.
+    """
+
+    @abstractmethod
+    def adopt(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over the tensors of the file. Raises ValueError, going on from its name, if they belong to something else."""
+
+
 class FeatureExtractor(ABC):
-    """A classifier whose penultimate features are a metric space."""
+    """A classifier whose penultimate features are a metric space.
+
+    `distance_name`: what the Frechet distance in it is called. `knows_classes`: whether its classes are those of the data.
+    `images_per_pass`: how many images it takes at a time when it measures.
+    """
+
+    distance_name: ClassVar[str] = "fd"
+    knows_classes: ClassVar[bool] = True
+    images_per_pass: ClassVar[int] = 250
+
+    def features_of_codes(self, codes: Tensor, levels: int) -> Tensor:
+        """(B, C, H, W) codes 0..levels - 1 -> (B, F), as images are measured."""
+        return self.features(dequantize(codes, levels))
 
     @abstractmethod
     def features(self, x: Tensor) -> Tensor:

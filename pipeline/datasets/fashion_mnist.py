@@ -47,9 +47,9 @@ class Config(StrictConfig):
 def load(cfg: Config) -> Raw:
     """Raises ValueError where files are missing, damaged or not FashionMNIST's, or where the download fails."""
     if cfg.folder is not None:
-        folder, origin = Path(cfg.folder), "read from a folder of IDX files"
+        folder, origin = Path(cfg.folder).expanduser(), "read from a folder of IDX files"
     else:
-        folder, origin = _download(Path(cfg.cache)), "downloaded and checked by torchvision"
+        folder, origin = _download(Path(cfg.cache).expanduser()), "downloaded and checked by torchvision"
     return _fashion.raw(folder, f"FashionMNIST (Zalando Research, MIT licence), {origin}.", "fashion-mnist", CONTENT)
 
 

@@ -33,6 +33,11 @@ class Config(StrictConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> Config:
+        if self.shape[0] not in (1, 3):
+            raise ValueError(
+                f"data.source.shape is {list(self.shape)}; allowed: 1 (grey) or 3 (red, green, blue) channels, which come "
+                "first, as samples are drawn"
+            )
         outside = outside_probability(self.mean, self.std)
         if outside > OUTSIDE_ALLOWED:
             raise ValueError(

@@ -48,7 +48,7 @@ class Config(StrictConfig):
 
 def load(cfg: Config) -> Raw:
     """Images (N, 1, H, W). Raises ValueError where files are missing or damaged, or have labels or levels beyond those said."""
-    folder, classes = Path(cfg.folder), len(cfg.class_names)
+    folder, classes = Path(cfg.folder).expanduser(), len(cfg.class_names)
     train_images, train_labels = _idx.read_split(folder, "train")
     test_images, test_labels = _idx.read_split(folder, "test")
     largest = max(labels.max(initial=0) for labels in (train_labels, test_labels))

@@ -6,7 +6,7 @@ A data directory holds `spec.json` and, per split, `<split>.images.npy` ((N, C, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core import artifacts
+from pipeline.store.results import Source, open_array
 
 if TYPE_CHECKING:
     from pipeline.core.contracts import DataSpec
@@ -31,20 +32,26 @@ class DataDirectory:
 
     @classmethod
     def open(cls, path: str | Path) -> DataDirectory:
+        """Raises ValueError where spec.json is missing or damaged, or its images cannot be drawn."""
         folder = Path(path)
         file = folder / "spec.json"
         if not file.is_file():
-            stage = f"encode@{folder.name}" if folder.parent.name == "latents" else "prepare"
-            raise ValueError(f"{folder} holds no prepared data (no spec.json); run: dvc repro {stage}")
-        return cls(folder, artifacts.read_json(file))
+            raise ValueError(f"{folder} holds no prepared data (no spec.json); run: dvc repro {_stage(folder)}")
+        spec = Source.open(file, _stage(folder))
+        for key in ("shape", "levels", "classes", "dtype", "counts", "class_counts", "hash"):
+            spec.get(key)
+        found = cls(folder, spec.values)
+        if found.spec["levels"] is not None:
+            check_drawable(found.spec["shape"], str(folder))
+        return found
 
     def images(self, split: str) -> NDArray[Any]:
-        """(N, C, H, W), memory-mapped."""
-        return artifacts.read_array(self.path / f"{split}.images.npy")
+        """(N, C, H, W), memory-mapped. Raises ValueError where the file is missing or damaged; likewise `labels`."""
+        return open_array(self.path / f"{split}.images.npy", _stage(self.path))
 
     def labels(self, split: str) -> NDArray[np.int64]:
         """(N,), memory-mapped."""
-        return artifacts.read_array(self.path / f"{split}.labels.npy")
+        return open_array(self.path / f"{split}.labels.npy", _stage(self.path))
 
     @property
     def hash(self) -> str:
@@ -57,6 +64,16 @@ class DataDirectory:
 
         channels, height, width = self.spec["shape"]
         return DataSpec((channels, height, width), self.spec["levels"], self.spec["classes"])
+
+
+def check_drawable(shape: Sequence[int], whose: str) -> None:
+    """Raises ValueError for images (C, H, W) that no picture can show: samples of a model of them could not be drawn."""
+    if shape[0] not in (1, 3):
+        raise ValueError(f"{whose} has images of {shape[0]} channels; allowed: 1 (grey) or 3 (red, green, blue)")
+
+
+def _stage(folder: Path) -> str:
+    return f"encode@{folder.name}" if folder.parent.name == "latents" else "prepare"
 
 
 def write_data(

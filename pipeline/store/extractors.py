@@ -8,26 +8,22 @@ from typing import TYPE_CHECKING
 from pipeline.config import schema
 from pipeline.core.layout import Layout
 from pipeline.store.data import DataDirectory
+from pipeline.store.fresh import check_trained_on
 
 if TYPE_CHECKING:
     from pipeline.metrics.features import Extractor
 
 
 def open_extractor(cfg: schema.Evaluate, data: DataDirectory, root: Path) -> Extractor:
-    """The extractor that `cfg` names. Raises ValueError if it is missing, no classifier, or trained on other data."""
+    """The extractor that `cfg` names. Raises ValueError if it is missing, has no features, or is of other data."""
     from pipeline.core.contracts import FeatureExtractor
     from pipeline.core.device import pick_device
-    from pipeline.metrics.features import INCEPTION, ClassifierExtractor, InceptionExtractor
+    from pipeline.metrics.features import NetworkExtractor
     from pipeline.store import models
 
-    if cfg.extractor == INCEPTION:
-        assert cfg.inception_weights is not None, "checked when params.yaml is read"
-        return InceptionExtractor(root / cfg.inception_weights, data.data_spec, device=pick_device())
     folder = Layout(root).extractor(cfg.extractor)
     found = models.load(folder)
-    trained_on = found.config["data"]["hash"]
-    if trained_on != data.hash:
-        raise ValueError(f"{folder} was trained on data {trained_on[:8]}, {data.path} is {data.hash[:8]}; run: dvc repro")
+    check_trained_on(found.config, folder, data.hash, data.path)
     if not isinstance(found.model, FeatureExtractor):
         raise ValueError(f"evaluate.extractor is {cfg.extractor!r}, which has no features and logits; name a classifier")
-    return ClassifierExtractor(found.model, data.data_spec, name=cfg.extractor, hash=found.hash, device=pick_device())
+    return NetworkExtractor(found.model, data.data_spec, name=cfg.extractor, hash=found.hash, device=pick_device())

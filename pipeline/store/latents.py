@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.store.data import DataDirectory
+from pipeline.store.fresh import check_trained_on
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from pipeline.core.contracts import Codec
-    from pipeline.store.models import Saved
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,6 @@ class LatentCodec:
         return self.codec.decode(z / self.scale)
 
 
-def check_trained_on(codec: Saved, folder: Path, hash: str, path: str | Path, name: str) -> None:
-    """Raises ValueError where the codec in `folder` was trained on other images than those of `path`, which have `hash`."""
-    trained_on = codec.config["data"]["hash"]
-    if trained_on != hash:
-        raise ValueError(
-            f"{folder} was trained on data {trained_on[:8]}, {path} is {hash[:8]}; train it anew: "
-            f"python -m pipeline.train --codec {name}"
-        )
-
-
 def open_codec(path: str | Path, device: torch.device | str = "cpu") -> LatentCodec:
     """The codec in the latent data directory `path`.
 
@@ -72,7 +62,7 @@ def open_codec(path: str | Path, device: torch.device | str = "cpu") -> LatentCo
         raise ValueError(
             f"{folder} has the weights {found.hash[:8]}, the latents beside it are of {described['weights'][:8]}; run: {again}"
         )
-    check_trained_on(found, folder, images["hash"], images["path"], described["name"])
+    check_trained_on(found.config, folder, images["hash"], images["path"])
     assert isinstance(found.model, Codec), folder
     channels, height, width = images["shape"]
     return LatentCodec(

@@ -8,7 +8,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from pipeline.core import artifacts
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def existing(path: Path, stage: str) -> Path:
@@ -16,6 +21,21 @@ def existing(path: Path, stage: str) -> Path:
     if not path.is_file():
         raise ValueError(f"{path} does not exist; run: dvc repro {stage}")
     return path
+
+
+def open_array(path: Path, stage: str) -> NDArray[Any]:
+    """The array of a .npy file, memory-mapped. Raises ValueError if it is missing, empty, cut off or no such file."""
+    try:
+        return artifacts.read_array(existing(path, stage))
+    except (ValueError, EOFError) as error:
+        if not path.is_file():
+            raise
+        raise ValueError(f"{path} is damaged ({error}); run: dvc repro -f {stage}") from None
+
+
+def _again(stage: str) -> str:
+    """The command that writes a damaged file again; a file outside of the pipeline has no stage."""
+    return f"dvc repro -f {stage}" if stage else "dvc repro"
 
 
 @dataclass(frozen=True)
@@ -30,10 +50,10 @@ class Source:
     def open(cls, path: Path, stage: str) -> Source:
         try:
             values = json.loads(existing(path, stage).read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not JSON ({error}); run: dvc repro -f {stage}") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not JSON ({error}); run: {_again(stage)}") from None
         if not isinstance(values, dict):
-            raise ValueError(f"{path} holds {type(values).__name__}, not a mapping; run: dvc repro -f {stage}")
+            raise ValueError(f"{path} holds {type(values).__name__}, not a mapping; run: {_again(stage)}")
         return cls(path, stage, values)
 
     def get(self, key: str) -> Any:
@@ -41,7 +61,7 @@ class Source:
         found: Any = self.values
         for part in key.split("."):
             if not isinstance(found, Mapping) or part not in found:
-                raise ValueError(f"{self.path} has no {key}; run: dvc repro -f {self.stage}")
+                raise ValueError(f"{self.path} has no {key}; run: {_again(self.stage)}")
             found = found[part]
         return found
 

@@ -123,8 +123,28 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
     "bound of an unknown run": (
         "bounds.vmd", {"images": 9, "seed": 0}, ["bounds.vmd", "did you mean 'vdm'?", "allowed: daed, "],
     ),
-    "unknown extractor": ("evaluate.extractor", "resnet", ["evaluate.extractor is 'resnet'", "allowed: convnet, inception"]),
-    "Inception without weights": ("evaluate.extractor", "inception", ["evaluate.inception_weights is null", "weights file"]),
+    "unknown extractor": ("evaluate.extractor", "resnet", ["evaluate.extractor is 'resnet'", "allowed: convnet"]),
+    "trained extractor without training": (
+        "extractors.convnet.training", None,
+        ["extractors.convnet.training is null; allowed for the family classifier, which is trained: how to train it"],
+    ),
+    "run without training": ("runs.vdm.training", None, ["runs.vdm.training is None", "allowed: "]),
+    "Inception that is trained": (
+        "extractors.convnet",
+        {
+            **tiny_values()["extractors"]["convnet"], "family": "inception",
+            "model": {"weights": "inception.safetensors", "sha256": "0" * 64},
+        },
+        ["extractors.convnet.training is given; allowed for the family inception, whose weights come from a file: null"],
+    ),
+    "hash that is none": (
+        "extractors.convnet",
+        {
+            "family": "inception", "data": "data/prepared", "seed": 0, "training": None,
+            "model": {"weights": "inception.safetensors", "sha256": "0123"},
+        },
+        ["extractors.convnet.model.sha256 is '0123'"],
+    ),
     "unknown data set": (
         "data.kind", "mnist", ["data.kind is 'mnist'", "allowed: ", "digits, fashion_mnist, fashion_mnist_mini, gaussian"],
     ),
@@ -150,7 +170,7 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
         ["evaluate.metrics.kid.subset_size is 30", "allowed: up to 20", "evaluate.baseline_images"],
     ),
     "more splits than images": (
-        "samples.vdm-ddim-5.images", 1, ["allowed: up to ", "samples.vdm-ddim-5.images"],
+        "samples.vdm-ddim-5.images", 4, ["allowed: up to ", "samples.vdm-ddim-5.images"],
     ),
     "more neighbours than half a sample has": (
         "evaluate.metrics.prdc.nearest_k", 30,

@@ -248,9 +248,9 @@ def test_digits_are_all_there_once_and_stratified() -> None:
 
 
 def test_gaussian_pixels_have_the_coded_density() -> None:
-    cfg = gaussian.Config(shape=(2, 3, 5), mean=-0.2, std=0.2, levels=16, train=4000, test=50)
+    cfg = gaussian.Config(shape=(3, 2, 5), mean=-0.2, std=0.2, levels=16, train=4000, test=50)
     raw = gaussian.load(cfg)
-    assert raw.train_images.shape == (4000, 2, 3, 5)
+    assert raw.train_images.shape == (4000, 3, 2, 5)
     edges = np.linspace(-1, 1, 17)
     edges[0], edges[-1] = -np.inf, np.inf
     expected = np.diff(stats.norm.cdf(edges, -0.2, 0.2)) * raw.train_images.size

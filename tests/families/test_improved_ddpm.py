@@ -125,7 +125,7 @@ def test_the_history_of_losses_travels_in_a_checkpoint(tmp_path):
     reports = list(loop.fit(Split(), whole, settings(8), 0, CPU))
     for _, _ in zip(range(5), loop.fit(Split(), stopped, settings(8), 0, CPU), strict=False):
         pass
-    checkpoints = Checkpoints("a" * 16, tmp_path)
+    checkpoints = Checkpoints({"seed": 1}, tmp_path / "out", tmp_path)
     checkpoints.save(stopped.tensors(), stopped.record())
     tensors, record = checkpoints.load()
     resumed.load(tensors, record)

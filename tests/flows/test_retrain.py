@@ -225,7 +225,9 @@ def test_every_port_is_on_loopback(running: Running) -> None:
 
 @pytest.mark.slow
 def test_a_taken_port_is_said_in_one_sentence(running: Running, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=rf"port {running.service.port} of 127\.0\.0\.1 is taken; choose another with --port"):
+    with pytest.raises(
+        ValueError, match=rf"port {running.service.port} of 127\.0\.0\.1 is taken; choose another: make serve PORT="
+    ):
         Service(tmp_path, running.service.port).start()
 
 

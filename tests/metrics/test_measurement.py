@@ -1,8 +1,10 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from pipeline.metrics import kid
+from pipeline.metrics import base, kid
 from pipeline.metrics.base import Real
 from pipeline.metrics.features import Features
 from pipeline.metrics.frechet import frechet_distance, moments
@@ -119,6 +121,14 @@ def test_settings_are_read_by_the_metric_they_belong_to():
         open_metrics({**SETTINGS, "kid": {"subsets": 10, "subset_size": 1}}, "fd")
     with pytest.raises(ValueError, match=r"evaluate.metrics.prdc.nearest_k is missing; it is required"):
         open_metrics({name: values for name, values in SETTINGS.items() if name != "prdc"}, "fd")
+
+
+def test_a_module_with_a_metric_is_found():
+    """What has no `Config` is a helper for whoever looks into the folder: a Metric without one would never be measured."""
+    written = [
+        file.stem for file in Path(base.__file__).parent.glob("*.py") if "\nclass Metric(base.Metric)" in file.read_text()
+    ]
+    assert sorted(written) == sorted(metric.name for metric in METRICS)
 
 
 def test_the_distance_has_the_name_that_the_extractor_gives_it():

@@ -53,7 +53,7 @@ import numpy as np
 import torch
 
 import pipeline
-from pipeline import check, compare, evaluate
+from pipeline import baselines, check, compare, evaluate
 from pipeline.config.load import load_params
 from pipeline.metrics.features import Features
 
@@ -75,7 +75,7 @@ class Outcome:
 params, root = load_params("params.yaml"), Path(".")
 check.check(params)
 assert evaluate.run(params, "small", root, Extractor(), lambda *found: Outcome()) == []
-evaluate.run_baselines(params, root, Extractor())
+baselines.run(params, root, Extractor())
 compare.run(params, root)
 """
 

@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image
 
 from pipeline.config.schema import Params
+from pipeline.core.artifacts import hash_file
+from pipeline.store import fresh
 from tests.support.blocks import filled
 
 MEASURED = {"extractor": "convnet@1a2b3c4d", "data": "9f8e7d6c", "images": 1000, "reference": "test (2000)", "device": "cpu"}
@@ -163,6 +165,8 @@ def write_inputs(root: Path) -> None:
     np.save(root / "bounds" / "vdm-wide" / "bits.npy", np.zeros((1999, 4)))
     schedule = {"kind": "linear-logsnr", "gamma_min": -13.3, "gamma_max": 5.0}
     write_json(root / "bounds" / "vdm-wide" / "details.json", {"model": {"schedule": schedule, "steps": None}})
+    write_json(root / "evaluations" / "baselines" / "details.json", {})
+    seal(root, params())
     curve = [(t / 20, 10 - t, 4 * t / 20, 0.1) for t in range(1, 20)]
     _write_csv(root / "reports" / "bounds" / "vdm-wide.csv", "time,logsnr,bits_per_dim,standard_error", curve)
     for run in ("ddpm", "vdm-wide"):
@@ -171,6 +175,25 @@ def write_inputs(root: Path) -> None:
             steps += [(step, "train", "denoiser/simple", 1 / step), (step, "train", "denoiser/gradient_norm", 0.5)]
             steps += [(step, "valid", "denoiser/simple", 1.1 / step)] if step % 20 == 0 else []
         _write_csv(root / "reports" / "curves" / f"{run}.csv", "step,split,quantity,value", steps)
+
+
+def seal(root: Path, cfg: Params) -> None:
+    """What each output says that it was made of: the blocks of `cfg` and the files that lie under `root`."""
+    for name, sample in cfg.samples.items():
+        folder = root / "samples" / name
+        described = json.loads((folder / "sample.json").read_text(encoding="utf-8"))
+        of = {"block": sample.model_dump(mode="json"), "weights": "ab" * 32, "code": "cd" * 32}
+        write_json(folder / "sample.json", described | of | {"sha256": hash_file(folder / "images.npy")})
+    for name in (*cfg.samples, "baselines"):
+        file = root / "evaluations" / name / "details.json"
+        details = json.loads(file.read_text(encoding="utf-8"))
+        made_of = fresh.evaluation(cfg, "ef" * 32, root, None if name == "baselines" else name)
+        write_json(file, details | {"made_of": made_of})
+    for name, bound in cfg.bounds.items():
+        folder = root / "bounds" / name
+        details = json.loads((folder / "details.json").read_text(encoding="utf-8"))
+        of = {"block": bound.model_dump(mode="json"), "weights": "ab" * 32, "sha256": hash_file(folder / "bits.npy")}
+        write_json(folder / "details.json", details | of)
 
 
 def _write_csv(path: Path, header: str, rows: list[tuple[Any, ...]]) -> None:

@@ -17,12 +17,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from pipeline.config import plugins
-from pipeline.config.base import Name
+from pipeline.config.base import Name, StrictConfig
 from pipeline.config.schema import Params
 from pipeline.core import artifacts
 
 FILE = Path(__file__).parents[2] / "docs" / "parameters.md"
-NAME = next(part.pattern for field in get_args(Name)[1:] for part in field.metadata)
+NAME = next(part.pattern for field in get_args(Name)[1:] for part in field.metadata if hasattr(part, "pattern"))
 # A room of plug-ins: the word in headings, and what it holds.
 ROOMS = {
     "families": (
@@ -32,7 +32,7 @@ ROOMS = {
     "samplers": ("sampler", "`sampler.kind` of a sample names one of these."),
     "datasets": ("data set", "`data.kind` names one of these; `data.source` has these keys."),
     "studies": ("study", "`kind:` of a study names one of these."),
-    "metrics": ("metric", "Metrics with settings of their own."),
+    "metrics": ("metric", "Every one is measured; `evaluate.metrics.<metric>` holds the settings of those that have some."),
 }
 INTRODUCTION = """# params.yaml, key by key
 
@@ -87,10 +87,18 @@ def generate() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def words(block: type[BaseModel], summary: str | None = None) -> list[str]:
+    """The docstrings that explain the keys of a block, after `summary`: its own, and those of bases that add keys."""
+    found = [summary] if summary else []
+    for kind in block.__mro__[: block.__mro__.index(StrictConfig)]:
+        adds = kind is block or not set(inspect.get_annotations(kind)).isdisjoint(block.model_fields)
+        if kind.__doc__ and adds:
+            found.append(inspect.cleandoc(kind.__doc__))
+    return found
+
+
 def _section(block: type[BaseModel], heads: dict[type[BaseModel], str], summary: str | None = None) -> list[str]:
-    own = block.__doc__ if block.__doc__ and block.__doc__ != BaseModel.__doc__ else None
-    words = [text for text in (summary, inspect.cleandoc(own) if own else None) if text]
-    described = [line for text in words for line in [*_escaped(text).splitlines(), ""]]
+    described = [line for text in words(block, summary) for line in [*_escaped(text).splitlines(), ""]]
     return [f"### {heads[block]}", "", *described, *table(block, heads), ""]
 
 

@@ -108,13 +108,20 @@ def test_killed_again_and_again(
     assert scratch.results() == uninterrupted("ddpm")
 
 
-def test_sigterm_saves_at_once(fresh: Scratch, uninterrupted: Callable[[str], tuple[bytes, bytes]], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_at_once(
+    number: signal.Signals,
+    status: int,
+    fresh: Scratch,
+    uninterrupted: Callable[[str], tuple[bytes, bytes]],
+    tmp_path: Path,
+) -> None:
     scratch = fresh.copy(tmp_path / "scratch")
     process = scratch.start()
     wait_for_checkpoints(process, scratch, 1)
-    process.terminate()
+    process.send_signal(number)
     out, err = process.communicate(timeout=DEADLINE)
-    assert process.returncode == 143, err
+    assert (process.returncode, err) == (status, "")
     ended = int(out.split("told to end; checkpoint at step ")[1].split()[0])
     assert step_of(scratch.checkpoint()) == ended
     assert not scratch.model.exists()
@@ -175,7 +182,15 @@ def test_other_configuration_is_not_continued(
 ) -> None:
     scratch = interrupted.copy(tmp_path / "scratch")
     scratch.write(params(learning_rate=0.003))
-    assert "continuing" not in scratch.train()
+    abandoned = scratch.checkpoint("newest")
+    assert abandoned is not None
+    said = scratch.train()
+    assert "continuing" not in said
+    folder = abandoned.parent.relative_to(scratch.folder)
+    assert (
+        f"runs.ddpm: not continued is the checkpoint of step {step_of(abandoned)} in {folder}, which differs in "
+        "training.learning_rate; remove that folder if nobody needs it\n"
+    ) in said
     weights, curve = scratch.results()
     assert (weights, curve) != uninterrupted("ddpm")
     assert scratch.checkpoint("newest") is not None, "the other configuration's checkpoint is still there"
