@@ -17,14 +17,18 @@ from pipeline.core.layout import Layout, latents_of
 
 def run(params: Path, out: Path) -> None:
     """Raises ValueError with one sentence, or writes `out`, which never changes: no stage runs again because of it."""
-    check(load_params(params))
+    found = load_params(params)
+    check(found)
+    if not found.samples:
+        raise ValueError("samples is empty; the pipeline ends in a comparison of samples: add one, or train runs by hand")
+    # DVC stops at a dependency that is not there: without an entry of a kind, say no study, nobody else makes its folder.
+    for folder in Layout(out.parent.parent).made:
+        folder.mkdir(parents=True, exist_ok=True)
     artifacts.write_text(out, "every block of the parameter file reads\n")
 
 
 def check(params: schema.Params) -> None:
     """Reads every block that belongs to a module: families, data set, samplers, metrics, studies. Imports torch."""
-    if not params.samples:
-        raise ValueError("samples is empty; the pipeline ends in a comparison of samples: add one, or train runs by hand")
     read_block(plugins.dataset(params.data.kind).Config, params.data.source, "data.source")
     _metrics(params)
     models = {

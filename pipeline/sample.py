@@ -140,7 +140,7 @@ def run(cfg: schema.Sample, paths: Paths, key: str) -> None:
     from pipeline.store import latents, models
 
     device = pick_device()
-    sampler = read_plugin("samplers", cfg.sampler, f"{key}.sampler")
+    sampler: Sampler = read_plugin("samplers", cfg.sampler, f"{key}.sampler")
     model = models.load(paths.model, device)
     if not isinstance(model.model, Generative):
         raise ValueError(f"{key}.run is {cfg.run!r}, which generates nothing; name a generative run")

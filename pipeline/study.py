@@ -34,10 +34,10 @@ def run(params: schema.Params, name: str, root: Path) -> None:
     from pipeline.core.code import code_hash
     from pipeline.core.device import describe_device, pick_device
     from pipeline.store import extractors, models
-    from pipeline.studies.base import Context
+    from pipeline.studies.base import Context, StudyConfig
 
     key, block = f"studies.{name}", command.choose(params.studies, name, "studies")
-    cfg = read_plugin("studies", block.values, key)
+    cfg: StudyConfig = read_plugin("studies", block.values, key)
     cfg.check(params, key)
     place = Layout(root)
     device = pick_device()

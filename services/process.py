@@ -78,12 +78,16 @@ def run(
 ) -> Finished:
     """Runs `command` and gives every line of its output to `log` as it comes.
 
-    Any exception that arrives meanwhile (a cancellation, Ctrl-C) ends the group first. So does `timeout`, in seconds.
+    Any exception that arrives meanwhile (a cancellation, Ctrl-C) ends the group first; `log` gets what that still says, unless
+    the exception is its own. So does `timeout`, in seconds.
     """
     process = start(command, cwd=cwd, environment=environment)
     assert process.stdout is not None
     tail: deque[str] = deque(maxlen=TAIL)
     expired = threading.Event()
+    logging = False
+    last: list[str] = []
+    reader: threading.Thread | None = None
 
     def expire() -> None:
         expired.set()
@@ -97,15 +101,24 @@ def run(
             text = line.rstrip()
             if text:
                 tail.append(text)
+                logging = True
                 log(text)
+                logging = False
         status = process.wait()
     except BaseException:
+        # Somebody must go on reading: a full pipe would hold up whoever wants to save a checkpoint.
+        reader = threading.Thread(target=lambda: last.extend(process.stdout or ()), daemon=True)
+        reader.start()
         stop(process)
+        reader.join(1.0)
+        for text in filter(None, map(str.rstrip, () if logging else last)):
+            log(text)
         raise
     finally:
         if timer is not None:
             timer.cancel()
-        process.stdout.close()
+        if reader is None or not reader.is_alive():  # closing waits for a reader, who waits for whatever left the group
+            process.stdout.close()
     return Finished(status, tuple(tail), expired.is_set())
 
 

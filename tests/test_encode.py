@@ -22,7 +22,6 @@ from tests.support.blocks import filled
 from tests.support.latent_files import (
     CLASSES,
     COUNTS,
-    FAMILIES,
     LEVELS,
     SEED,
     block,
@@ -168,7 +167,7 @@ def test_a_codec_trained_on_other_data_is_refused(tmp_path: Path) -> None:
     old = write_images(tmp_path / "data/prepared")
     write_codec(tmp_path / "codecs/kl", old)
     new = write_images(tmp_path / "data/prepared", seed=1)
-    with pytest.raises(ValueError, match=f"trained on data {old.hash[:8]}, .* is {new.hash[:8]}; train it anew: .*--codec kl$"):
+    with pytest.raises(ValueError, match=f"trained on data {old.hash[:8]}, .* is {new.hash[:8]}; run: dvc repro codec@kl$"):
         encode.run(block(), paths(tmp_path), "kl")
     assert not paths(tmp_path).out.exists()
 
@@ -194,12 +193,10 @@ def test_latents_without_spread_are_refused(value: float) -> None:
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     write_codec(tmp_path / "codecs/kl", write_images(tmp_path / "data/prepared"))
     training = {"steps": 1, "learning_rate": 0.1}
-    model = {part: dict(values) for part, values in FAMILIES["autoencoder"].items()}
-    model["network"]["widths"] = list(model["network"]["widths"])
     values = {
         "data": {"kind": "digits"},
         "extractors": {"convnet": {"family": "classifier", "data": "data/prepared", "training": training}},
-        "codecs": {"kl": {"family": "autoencoder", "data": "data/prepared", "model": model, "training": training}},
+        "codecs": {"kl": block().model_dump(mode="json")},
         "runs": {},
         "samples": {},
         "evaluate": {"extractor": "convnet", "interval_resamples": 0},

@@ -112,7 +112,17 @@ def project(tmp_path: Path) -> Path:
         {"images_per_second": 123.4567, "network_evaluations": 7, "images": 40, "device": "cpu (test)", "threads": 1,
          "precision": "float32"},
     )  # fmt: skip
+    seal(tmp_path)
     return tmp_path
+
+
+def seal(project: Path) -> None:
+    """sample.json as the stage `sample` would leave it beside the images that are there."""
+    made = project / "samples/small"
+    described = artifacts.read_json(made / "sample.json")
+    block = params(project).samples["small"].model_dump(mode="json")
+    sealed = {"block": block, "code": "ef" * 32, "sha256": artifacts.hash_file(made / "images.npy")}
+    artifacts.write_json(made / "sample.json", {**described, **sealed})
 
 
 def params(project: Path) -> schema.Params:
@@ -176,6 +186,7 @@ def with_copies(project: Path) -> np.ndarray:
     images[[3, 8, 20, 31]], images[12] = training[[50, 60, 70, 80]], training[50]
     images[39] = images[38]
     artifacts.write_array(project / "samples/small/images.npy", images)
+    seal(project)
     return images
 
 
@@ -237,6 +248,7 @@ def test_failed_expectations_leave_the_verdict_and_no_metrics_of_before(project:
 
 def test_images_that_the_extractor_cannot_take_fail_too(project: Path):
     artifacts.write_array(project / "samples/small/images.npy", pictures(9, 40) + np.uint8(10))
+    seal(project)
     check = Check(["highest-pixel"])
     assert evaluate.run(params(project), "small", project, Rows(), check) == ["highest-pixel", "images have a code beyond 15"]
     assert check.asked[2] is None
@@ -284,6 +296,7 @@ def test_files_that_do_not_belong_together_are_refused(project: Path):
         evaluate.run(params(project), "small", project, Rows(), Check())
     artifacts.write_json(made / "sample.json", described)
     artifacts.write_array(made / "images.npy", pictures(9, 39))
+    seal(project)
     with pytest.raises(ValueError, match=r"has 39 images, samples.small.images is 40"):
         evaluate.run(params(project), "small", project, Rows(), Check())
     (made / "timing.json").unlink()

@@ -59,6 +59,7 @@ def write_model(folder: Path, which: str) -> Path:
         {
             "run": run.model_dump(mode="json"),
             "data": {"shape": SPEC.shape, "levels": SPEC.levels, "classes": 10, "hash": "d" * 64},
+            "code": "e" * 64,
         },
     )
     return folder

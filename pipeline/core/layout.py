@@ -42,6 +42,11 @@ class Layout:
         """Great Expectations' site."""
         return self.root / "validation_docs"
 
+    @property
+    def made(self) -> list[Path]:
+        """The folders of what is made of models, on which comparison and page depend as a whole."""
+        return [self.root / name for name in ("samples", "evaluations", "bounds", "studies")]
+
     def data(self, directory: str) -> Path:
         """A data directory as params.yaml spells it: data/prepared or data/latents/<codec>."""
         return self.root / directory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -166,8 +167,6 @@ def studies(root: Path, comparison: Source) -> list[Section]:
 
 
 def provenance(cfg: Params, comparison: Source) -> Section:
-    import yaml
-
     measured = comparison.get("measured")
     used = cfg.model_dump(
         mode="json",
@@ -187,9 +186,19 @@ def provenance(cfg: Params, comparison: Source) -> Section:
             Paragraph(full),
             Paragraph("To make this page again, in a checkout of the same commit:"),
             Code(REPRODUCE),
-            Folded("Parameters", Code(yaml.safe_dump(used, sort_keys=False, allow_unicode=True))),
+            Folded("Parameters", Code(as_yaml(used))),
         ],
     )
+
+
+def as_yaml(values: dict[str, Any]) -> str:
+    """Mappings block by block, in the order given."""
+    from ruamel.yaml import YAML
+
+    yaml, text = YAML(), io.StringIO()
+    yaml.default_flow_style = False
+    yaml.dump(values, text)
+    return text.getvalue()
 
 
 def _beside_baselines(comparison: Source) -> dict[str, Any]:

@@ -45,8 +45,10 @@ class Checkpoints:
     """
 
     def __init__(self, made_of: Mapping[str, Any], output: Path, folder: Path | None = None) -> None:
-        self.made_of, self.output = made_of, str(output.absolute())
-        self.folder = (folder or root()) / artifacts.hash_json(made_of)[:16]
+        above = folder or root()
+        # From where the checkpoints lie, so that a checkout may be moved.
+        self.made_of, self.output = made_of, os.path.relpath(output, above)
+        self.folder = above / artifacts.hash_json(made_of)[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock: IO[str] = open(self.folder / "lock", "w")  # noqa: SIM115 - held for the life of the object
         try:

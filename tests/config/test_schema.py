@@ -170,7 +170,7 @@ MISTAKES: dict[str, tuple[str, Any, list[str]]] = {
         ["evaluate.metrics.kid.subset_size is 30", "allowed: up to 20", "evaluate.baseline_images"],
     ),
     "more splits than images": (
-        "samples.vdm-ddim-5.images", 4, ["allowed: up to ", "samples.vdm-ddim-5.images"],
+        "samples.vdm-ddim-5.images", 1, ["samples.vdm-ddim-5.images is 1; allowed: 4 or more with evaluate.interval_resamples"],
     ),
     "more neighbours than half a sample has": (
         "evaluate.metrics.prdc.nearest_k", 30,

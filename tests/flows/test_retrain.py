@@ -71,6 +71,13 @@ class Running:
             assert time.monotonic() < end, [(run["name"], run["state_type"]) for run in found]
             time.sleep(0.5)
 
+    def logs(self, flow_run: dict[str, Any]) -> list[dict[str, Any]]:
+        """The last 200 lines, newest first."""
+        found: list[dict[str, Any]] = self.ask(
+            "logs", logs={"flow_run_id": {"any_": [flow_run["id"]]}}, limit=200, sort="TIMESTAMP_DESC"
+        )
+        return found
+
     def artifacts(self, flow_run: dict[str, Any]) -> dict[str, str]:
         return {one["key"]: one["data"] for one in self.ask("artifacts", flow_runs={"id": {"any_": [flow_run["id"]]}})}
 
@@ -119,8 +126,7 @@ def test_a_run_completes_after_trouble_with_storage_and_shows_its_results(runnin
     # One at a time: each starts after the one before has ended.
     assert all(before["end_time"] <= after["start_time"] for before, after in itertools.pairwise(tasks))
 
-    logs = running.ask("logs", logs={"flow_run_id": {"any_": [run["id"]]}}, limit=200)
-    assert "train-a says hello" in {line["message"] for line in logs}
+    assert "train-a says hello" in {line["message"] for line in running.logs(run)}
 
     artifacts = running.artifacts(run)
     assert json.loads(artifacts["results"]) == [
@@ -198,6 +204,21 @@ def test_a_cancelled_run_leaves_nothing_running(running: Running) -> None:
     assert running.command("flow-run", "cancel", run["id"]).returncode == 0
     wait_until(lambda: not any(runs(pid) for pid in started))
     wait_until(lambda: running.last_run()["state_type"] == "CANCELLED")
+
+
+@pytest.mark.slow
+def test_a_cancelled_run_saves_its_checkpoint(running: Running) -> None:
+    folder = running.toy.folder
+    (folder / "pids").unlink(missing_ok=True)
+    running.toy.set(aside="save")
+    begun = running.command("deployment", "run", "retrain/on-demand", '--param=targets=["aside"]', "--param=push=null")
+    assert begun.returncode == 0, begun.stderr
+    wait_until((folder / "pids").exists)
+    run = running.last_run()
+    assert running.command("flow-run", "cancel", run["id"]).returncode == 0
+    wait_until(lambda: running.last_run()["state_type"] == "CANCELLED")
+    assert (folder / "checkpoint").read_text() == "1 signal"
+    assert "checkpoint saved" in [line["message"] for line in running.logs(run)]
 
 
 @pytest.mark.slow

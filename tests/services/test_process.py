@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -91,3 +92,51 @@ def test_an_error_in_the_log_callback_ends_the_command(tmp_path: Path) -> None:
         process.run([sys.executable, "-c", code], fail, cwd=tmp_path, environment=os.environ)
     time.sleep(0.1)
     assert not runs(seen[0])
+
+
+def test_what_a_command_says_while_it_ends_is_logged_and_does_not_hold_it_up(tmp_path: Path) -> None:
+    """A signal arrives while the command is silent; in answer it says more than a pipe holds before it saves."""
+    code = (
+        "import os, pathlib, signal, sys, time\n"
+        "def save(*_):\n"
+        "    for part in range(20000): print('part', part)\n"
+        "    pathlib.Path('checkpoint').touch(); print('saved', flush=True); sys.exit()\n"
+        "signal.signal(signal.SIGTERM, save); os.kill(os.getppid(), signal.SIGUSR1); time.sleep(600)"
+    )
+
+    def cancel(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    lines: list[str] = []
+    before = signal.signal(signal.SIGUSR1, cancel)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            process.run([sys.executable, "-c", code], lines.append, cwd=tmp_path, environment=os.environ)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert (tmp_path / "checkpoint").exists()
+    assert lines == [*(f"part {part}" for part in range(20000)), "saved"]
+
+
+def test_a_second_exception_while_waiting_kills_the_group(tmp_path: Path) -> None:
+    script = tmp_path / "deaf.py"
+    script.write_text(DEAF)
+    leader = process.start([sys.executable, str(script)], cwd=tmp_path, environment=os.environ)
+    assert leader.stdout is not None
+    child = int(leader.stdout.readline())
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            process.stop(leader, grace=600)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert leader.wait(timeout=30) == -9
+    end = time.monotonic() + 30
+    while runs(child):
+        assert time.monotonic() < end
+        time.sleep(0.02)

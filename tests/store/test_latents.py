@@ -70,7 +70,8 @@ def test_a_codec_trained_on_other_images_is_refused(tmp_path: Path) -> None:
     config["data"]["hash"] = other.hash
     artifacts.write_json(made.path / "codec/config.json", config)
     encoded = made.spec["encoded"]["hash"]
-    with pytest.raises(ValueError, match=f"was trained on data {other.hash[:8]}, .* is {encoded[:8]}; .*--codec kl$"):
+    expected = f"was trained on data {other.hash[:8]}, .* is {encoded[:8]}; run: dvc repro encode@kl$"
+    with pytest.raises(ValueError, match=expected):
         latents.open_codec(made.path)
 
 

@@ -165,7 +165,6 @@ def write_inputs(root: Path) -> None:
     np.save(root / "bounds" / "vdm-wide" / "bits.npy", np.zeros((1999, 4)))
     schedule = {"kind": "linear-logsnr", "gamma_min": -13.3, "gamma_max": 5.0}
     write_json(root / "bounds" / "vdm-wide" / "details.json", {"model": {"schedule": schedule, "steps": None}})
-    write_json(root / "evaluations" / "baselines" / "details.json", {})
     seal(root, params())
     curve = [(t / 20, 10 - t, 4 * t / 20, 0.1) for t in range(1, 20)]
     _write_csv(root / "reports" / "bounds" / "vdm-wide.csv", "time,logsnr,bits_per_dim,standard_error", curve)

@@ -15,7 +15,7 @@ PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81
 
 # Every attempt leaves its name, so that what really ran can be counted beside what Prefect says.
 WORK = r"""
-import base64, json, os, pathlib, subprocess, sys, time, yaml
+import base64, json, os, pathlib, signal, subprocess, sys, time, yaml
 
 name, out = sys.argv[1], pathlib.Path(sys.argv[2])
 do = yaml.safe_load(open("params.yaml"))[name]["do"]
@@ -40,6 +40,18 @@ if do == "hang":
     pathlib.Path("pids").write_text(json.dumps([child.pid, os.getpid()]))
     print("hanging", flush=True)
     time.sleep(600)
+if do in ("save", "deaf"):
+    told = []
+    signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    pathlib.Path("pids").write_text(json.dumps([os.getpid()]))
+    while not told or do == "deaf":
+        time.sleep(0.02)
+    time.sleep(1)  # the step that goes on
+    for line in range(5000):
+        print(f"saving part {line} of a checkpoint")  # more than a pipe holds
+    pathlib.Path("checkpoint").write_text(f"{len(told)} signal")
+    print("checkpoint saved", flush=True)
+    sys.exit(143)
 out.parent.mkdir(parents=True, exist_ok=True)
 if name == "compare":
     rows = [{"sample": "a-ddim", "quality": {"fd": 1.5}, "speed": {"images_per_second": 20}}, {"sample": "b-ddim"}]
@@ -84,13 +96,13 @@ class Toy:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name in (".dvc", "flows", "pipeline"):
+        for name in (".dvc", "flows", "pipeline", "services"):
             ignored = shutil.ignore_patterns("__pycache__", "tmp", "cache", "remote", "config.local")
             shutil.copytree(REPOSITORY / name, folder / name, ignore=ignored)
         shutil.copy(REPOSITORY / "prefect.yaml", folder)
         (folder / "work.py").write_text(WORK)
         (folder / "dvc.yaml").write_text(PIPELINE)
-        (folder / ".gitignore").write_text("__pycache__/\n/.prefect/\n/attempts.log\n/pids\n")
+        (folder / ".gitignore").write_text("__pycache__/\n/.prefect/\n/attempts.log\n/pids\n/checkpoint\n")
         self.set()
         subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
         self.commit()
