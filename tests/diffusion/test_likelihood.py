@@ -9,6 +9,7 @@ import torch
 from scipy import stats
 from torch.distributions import Normal, kl_divergence
 
+from pipeline.core.pixels import dequantize, quantize
 from pipeline.diffusion import likelihood
 from pipeline.diffusion.schedule import DiscreteSchedule, cosine_betas, linear_betas
 
@@ -20,18 +21,18 @@ def double(*values):
 
 
 def every_code(levels=LEVELS):
-    return likelihood.dequantize(torch.arange(levels), levels)
+    return dequantize(torch.arange(levels), levels)
 
 
 @pytest.mark.parametrize("levels", [2, 16, 256])
 def test_codes_and_centres(levels):
     codes = torch.arange(levels, dtype=torch.uint8)
-    x = likelihood.dequantize(codes, levels)
+    x = dequantize(codes, levels)
     np.testing.assert_allclose(x, -1 + (2 * np.arange(levels) + 1) / levels, atol=1e-7)
     for nudge in (-0.49, 0.0, 0.49):
-        assert likelihood.quantize(x + nudge * 2 / levels, levels).equal(codes)
+        assert quantize(x + nudge * 2 / levels, levels).equal(codes)
     outside = torch.tensor([-7.0, -1.0, 1.0, 7.0])
-    assert likelihood.quantize(outside, levels).tolist() == [0, 0, levels - 1, levels - 1]
+    assert quantize(outside, levels).tolist() == [0, 0, levels - 1, levels - 1]
 
 
 @pytest.mark.parametrize(

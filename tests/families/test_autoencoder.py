@@ -90,7 +90,7 @@ def test_kl_is_that_of_torch_distributions() -> None:
 
 
 def test_total_is_the_weighted_sum_per_pixel() -> None:
-    weights = KL(absolute=0.3, squared=2.0, kl_weight=0.05, perceptual=Perceptual(extractor="stub", weight=0.7))
+    weights = KL(absolute=0.3, squared=2.0, kl_weight=0.05, perceptual=Perceptual(weight=0.7))
     made, data = model(weights), batch()
     made.perceive(Stub())
     found = loss(made, data)
@@ -157,16 +157,16 @@ def test_perceptual_distance_of_empty_maps_has_a_finite_gradient() -> None:
 
 
 def test_the_extractor_is_neither_owned_nor_trained_nor_stored() -> None:
-    made = model(KL(perceptual=Perceptual(extractor="stub")))
+    made = model(KL(perceptual=Perceptual()))
     before = list(made.state_dict())
-    assert made.extractor == "stub"
+    assert made.perceives
     stub = Stub()
     made.perceive(stub)
     loss(made, batch()).total.mean().backward()
     assert stub.weight.grad is None
     assert list(made.state_dict()) == before
     assert all(parameter is not stub.weight for parameter in made.parameters())
-    assert model().extractor is None
+    assert not model().perceives
 
 
 def test_hinge_loss() -> None:
@@ -236,13 +236,13 @@ def test_groups() -> None:
     assert list(model(KL(discriminator=ADVERSARY)).optimizer_groups()) == ["autoencoder", "discriminator"]
 
 
-def test_ailing() -> None:
+def test_symptoms_of_failure() -> None:
     made = model(KL(discriminator=ADVERSARY))
     well = {"autoencoder/kl": 30.0, "discriminator/hinge": 0.8}
-    assert made.ailing(well) is None
-    assert model().ailing({"autoencoder/kl": 30.0}) is None
-    collapsed = made.ailing({**well, "autoencoder/kl": 1e-4})
-    beaten = made.ailing({**well, "discriminator/hinge": 0.0})
+    assert made.failure_symptom(well) is None
+    assert model().failure_symptom({"autoencoder/kl": 30.0}) is None
+    collapsed = made.failure_symptom({**well, "autoencoder/kl": 1e-4})
+    beaten = made.failure_symptom({**well, "discriminator/hinge": 0.0})
     assert collapsed is not None and "latents say nothing" in collapsed
     assert beaten is not None and "discriminator" in beaten
 

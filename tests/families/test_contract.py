@@ -59,7 +59,7 @@ def build(key):
     """With weights drawn again and again from one seed, so that two models of a block are the same."""
     torch.manual_seed(0)
     model = models.build(BLOCKS[key], SPEC, key)
-    if isinstance(model, UsesPerceptualLoss) and model.extractor is not None:
+    if isinstance(model, UsesPerceptualLoss) and model.perceives:
         model.perceive(classifier.build(classifier.Config(), SPEC).eval())
     return model
 

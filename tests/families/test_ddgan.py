@@ -219,15 +219,15 @@ def test_deviation():
     assert float(ddgan.relative_deviation(stripes, x)) == 0
 
 
-def test_ailing():
+def test_symptoms_of_failure():
     made = model()
     well = {"discriminator/loss": 1.2, "discriminator/r1": 0.0, "generator/loss": 0.9}
     well |= {"generator/error": 0.1, "generator/deviation": 0.9}
-    assert made.ailing(well) is None
-    won, lost = (made.ailing({**well, "discriminator/loss": value}) for value in (0.003, 0.002))
+    assert made.failure_symptom(well) is None
+    won, lost = (made.failure_symptom({**well, "discriminator/loss": value}) for value in (0.003, 0.002))
     assert won.startswith("the discriminator's loss is below 0.01")
     assert won == lost, "the loop counts steps that say the same"
-    collapsed = made.ailing({**well, "generator/deviation": 0.02})
+    collapsed = made.failure_symptom({**well, "generator/deviation": 0.02})
     assert collapsed.startswith("the generator has collapsed, as its images differ by less than 5%")
     assert set(well) == {
         f"{group}/{name}" for group in made.optimizer_groups() for name in made.loss(group, batch(), 1, KeyedRandom(0, 1)).parts

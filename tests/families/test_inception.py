@@ -53,7 +53,7 @@ def torchvisions_own(model: Inception3, images: np.ndarray) -> tuple[np.ndarray,
     return pooled[0].numpy(), logits.softmax(1).numpy()
 
 
-def project(folder: Path, weights: Path, sha256: str | None = None, channels: int = 1) -> DataDirectory:
+def project(folder: Path, weights: Path, sha256: str | None = None) -> DataDirectory:
     """data/prepared and a params.yaml that measures in Inception's features."""
     values: dict[str, Any] = tiny_values()
     values["extractors"]["inception"] = {
@@ -62,7 +62,7 @@ def project(folder: Path, weights: Path, sha256: str | None = None, channels: in
     }  # fmt: skip
     values["evaluate"]["extractor"] = "inception"
     write(folder, values)
-    splits = {name: (codes(4, channels), np.arange(4) % 3) for name in ("train", "valid", "test")}
+    splits = {name: (codes(4), np.arange(4) % 3) for name in ("train", "valid", "test")}
     return write_data(folder / "data/prepared", splits, levels=16, classes=3, extra={})
 
 
@@ -161,25 +161,24 @@ def test_files_that_hold_something_else_are_refused(
         assert words in refused(folder, capsys)
 
 
-def test_images_that_inception_cannot_take_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_images_that_inception_cannot_take_are_refused(tmp_path: Path) -> None:
     weights = tmp_path / "inception.safetensors"
     weights.write_bytes(b"never read")
-    project(tmp_path, weights, channels=2)
-    monkeypatch.chdir(tmp_path)
-    assert "1 or 3 channels, images have 2" in refused(tmp_path, capsys)
+    project(tmp_path, weights)
+    cfg = load_params(tmp_path / "params.yaml").extractors["inception"]
+    with pytest.raises(ValueError, match=r"^extractors\.inception\.model\.weights .* 1 or 3 channels, images have 2;"):
+        models.build(cfg, DataSpec((2, 4, 4), 16, 3), "extractors.inception")
 
 
 def test_an_extractor_of_before_is_still_read(tmp_path: Path) -> None:
-    """config.json of a classifier that was trained when extractors had `depths` as runs have."""
+    """config.json of a classifier that was trained when extractors had `optimal_variance_steps` as runs have."""
     spec = DataSpec((1, 4, 4), 16, 3)
     cfg = load_params(write(tmp_path, tiny_values())).extractors["convnet"]
     torch.manual_seed(0)
     model = models.build(cfg, spec, "extractors.convnet")
     artifacts.write_tensors(tmp_path / "convnet/model.safetensors", model.state_dict())
     described = {"shape": [1, 4, 4], "levels": 16, "classes": 3, "hash": "ab" * 32}
-    for more in ({}, {"depths": []}):
+    for more in ({}, {"optimal_variance_steps": []}):
         artifacts.write_json(
             tmp_path / "convnet/config.json", {"run": {**cfg.model_dump(mode="json"), **more}, "data": described}
         )

@@ -17,7 +17,7 @@ from pipeline.core.layout import Layout
 from pipeline.reporting import findings
 from pipeline.store.results import Source
 from tests.support.blocks import bound, run
-from tests.support.comparison_files import params, write_inputs, write_json
+from tests.support.comparison_files import params, seal, write_inputs, write_json
 
 LOGSNR = {"kind": "linear-logsnr", "gamma_min": -13.3, "gamma_max": 5.0}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -238,6 +238,7 @@ def test_findings_stand_in_every_report(tmp_path: Path) -> None:
         write_json(place / "details.json", {"model": read(run_of(name))})
     (reports / "bounds" / "ddpm.csv").write_bytes((reports / "bounds" / "vdm-wide.csv").read_bytes())
     cfg = params().model_copy(update={"bounds": {"ddpm": bound(), "vdm-wide": bound()}})
+    seal(tmp_path, cfg)
     rows = compare.run(cfg, tmp_path)["findings"]
     assert [row["verdict"] for row in rows] == ["holds", *["not measured"] * 6]
     text = (reports / "compare.md").read_text(encoding="utf-8")
