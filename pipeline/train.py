@@ -143,7 +143,7 @@ def run(cfg: schema.Entry, paths: Paths, key: str) -> None:
                 progress.update(settings.batch, _note(report))
                 if terminated:
                     end()
-                # An ailing model is not worth going back to: the last good checkpoint stays.
+                # A model with a symptom of failure is not worth going back to: the last good one stays.
                 if report.step % settings.checkpoint_every == 0 and not last and state.symptom is None:
                     save()
 

@@ -138,8 +138,8 @@ def only(model: nn.Module, owned: nn.Module) -> Iterator[None]:
 def fit(data: Split, state: State, settings: schema.Training, seed: int, device: torch.device) -> Iterator[Report]:
     """Trains from state.step to settings.steps; yields after every step.
 
-    Raises TrainingFailed on a gradient that is not finite, before it moves anything, and on a model that has been ailing for
-    `settings.patience` steps on end.
+    Raises TrainingFailed on a gradient that is not finite, before it moves anything, and on a model that has shown one
+    symptom for `settings.patience` steps on end.
     """
     model = state.model
     cast = choose_precision(settings.precision, device)

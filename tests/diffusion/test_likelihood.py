@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 from torch.distributions import Normal, kl_divergence
 
-from pipeline.core.pixels import dequantize, quantize
+from pipeline.core import pixels
 from pipeline.diffusion import likelihood
 from pipeline.diffusion.schedule import DiscreteSchedule, cosine_betas, linear_betas
 
@@ -21,18 +21,18 @@ def double(*values):
 
 
 def every_code(levels=LEVELS):
-    return dequantize(torch.arange(levels), levels)
+    return pixels.dequantize(torch.arange(levels), levels)
 
 
 @pytest.mark.parametrize("levels", [2, 16, 256])
 def test_codes_and_centres(levels):
     codes = torch.arange(levels, dtype=torch.uint8)
-    x = dequantize(codes, levels)
+    x = pixels.dequantize(codes, levels)
     np.testing.assert_allclose(x, -1 + (2 * np.arange(levels) + 1) / levels, atol=1e-7)
     for nudge in (-0.49, 0.0, 0.49):
-        assert quantize(x + nudge * 2 / levels, levels).equal(codes)
+        assert pixels.quantize(x + nudge * 2 / levels, levels).equal(codes)
     outside = torch.tensor([-7.0, -1.0, 1.0, 7.0])
-    assert quantize(outside, levels).tolist() == [0, 0, levels - 1, levels - 1]
+    assert pixels.quantize(outside, levels).tolist() == [0, 0, levels - 1, levels - 1]
 
 
 @pytest.mark.parametrize(
@@ -115,13 +115,13 @@ def test_discretised_latent_sums_over_the_pixels_of_each_image():
     x = every_code(16)[torch.randint(16, (3, 2, 4, 5), generator=generator)].double()
     z = x + 0.1 * torch.randn(x.shape, generator=generator)
     gamma = double(-6.0, -3.0, 0.0)
-    pixels = torch.stack(
+    expected = torch.stack(
         [
             likelihood.discretised_latent(x[i].reshape(-1, 1, 1, 1), z[i].reshape(-1, 1, 1, 1), gamma[i].expand(40), 16).sum()
             for i in range(3)
         ]
     )
-    np.testing.assert_allclose(likelihood.discretised_latent(x, z, gamma, 16), pixels, rtol=1e-9)
+    np.testing.assert_allclose(likelihood.discretised_latent(x, z, gamma, 16), expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from pipeline.core import artifacts
 from pipeline.core.contracts import DataSpec
 from pipeline.core.pixels import dequantize
 from pipeline.metrics.features import NetworkExtractor
-from pipeline.store import models
 from pipeline.store.data import DataDirectory, write_data
 from pipeline.store.extractors import open_extractor
 from tests.support.mistakes import tiny_values, write
@@ -53,7 +52,7 @@ def torchvisions_own(model: Inception3, images: np.ndarray) -> tuple[np.ndarray,
     return pooled[0].numpy(), logits.softmax(1).numpy()
 
 
-def project(folder: Path, weights: Path, sha256: str | None = None) -> DataDirectory:
+def project(folder: Path, weights: Path, sha256: str | None = None, channels: int = 1) -> DataDirectory:
     """data/prepared and a params.yaml that measures in Inception's features."""
     values: dict[str, Any] = tiny_values()
     values["extractors"]["inception"] = {
@@ -62,7 +61,7 @@ def project(folder: Path, weights: Path, sha256: str | None = None) -> DataDirec
     }  # fmt: skip
     values["evaluate"]["extractor"] = "inception"
     write(folder, values)
-    splits = {name: (codes(4), np.arange(4) % 3) for name in ("train", "valid", "test")}
+    splits = {name: (codes(4, channels), np.arange(4) % 3) for name in ("train", "valid", "test")}
     return write_data(folder / "data/prepared", splits, levels=16, classes=3, extra={})
 
 
@@ -161,26 +160,21 @@ def test_files_that_hold_something_else_are_refused(
         assert words in refused(folder, capsys)
 
 
-def test_images_that_inception_cannot_take_are_refused(tmp_path: Path) -> None:
+def test_images_that_inception_cannot_take_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "inception.safetensors"
+    weights.write_bytes(b"never read")
+    project(tmp_path, weights, channels=2)
+    monkeypatch.chdir(tmp_path)
+    assert "has images of 2 channels; allowed: 1 (grey) or 3" in refused(tmp_path, capsys)
+
+
+def test_other_channels_are_refused_by_the_family_too(tmp_path: Path) -> None:
+    """Where no data directory is opened before."""
     weights = tmp_path / "inception.safetensors"
     weights.write_bytes(b"never read")
     project(tmp_path, weights)
     cfg = load_params(tmp_path / "params.yaml").extractors["inception"]
     with pytest.raises(ValueError, match=r"^extractors\.inception\.model\.weights .* 1 or 3 channels, images have 2;"):
         models.build(cfg, DataSpec((2, 4, 4), 16, 3), "extractors.inception")
-
-
-def test_an_extractor_of_before_is_still_read(tmp_path: Path) -> None:
-    """config.json of a classifier that was trained when extractors had `optimal_variance_steps` as runs have."""
-    spec = DataSpec((1, 4, 4), 16, 3)
-    cfg = load_params(write(tmp_path, tiny_values())).extractors["convnet"]
-    torch.manual_seed(0)
-    model = models.build(cfg, spec, "extractors.convnet")
-    artifacts.write_tensors(tmp_path / "convnet/model.safetensors", model.state_dict())
-    described = {"shape": [1, 4, 4], "levels": 16, "classes": 3, "hash": "ab" * 32}
-    for more in ({}, {"optimal_variance_steps": []}):
-        artifacts.write_json(
-            tmp_path / "convnet/config.json", {"run": {**cfg.model_dump(mode="json"), **more}, "data": described}
-        )
-        found = models.load(tmp_path / "convnet").model.state_dict()
-        assert all(torch.equal(tensor, found[name]) for name, tensor in model.state_dict().items())

@@ -102,7 +102,12 @@ def project(tmp_path: Path) -> Path:
     made = tmp_path / "samples/small"
     artifacts.write_array(made / "images.npy", codes(9, 64, 11))
     sample = {"data": data.hash, "nonfinite": {}, "sampler": {"clip": True}, "described": "ddim", "levels": 17}
-    artifacts.write_json(made / "sample.json", sample)
+    from pipeline.config import schema
+    from pipeline.config.load import read_block
+
+    block = read_block(schema.Sample, values["samples"]["small"], "samples.small").model_dump(mode="json")
+    of = {"block": block, "weights": "ab" * 32, "code": "cd" * 32, "sha256": artifacts.hash_file(made / "images.npy")}
+    artifacts.write_json(made / "sample.json", {**sample, **of})
     artifacts.write_json(made / "timing.json", {"images_per_second": 3.0, "network_evaluations": 5, "device": "cpu"})
     return tmp_path
 

@@ -68,7 +68,10 @@ def step_of(checkpoint: Path | None) -> int:
     return int(json.loads(artifacts.read_metadata(checkpoint)["record"])["step"])
 
 
-@pytest.mark.parametrize(("name", "checkpoints"), [("ddpm", 1), ("ddpm", 5), ("vdm", 2), ("ddgan", 3), ("convnet", 1)])
+SLOW = [pytest.param(*case, marks=pytest.mark.slow) for case in (("ddpm", 5), ("vdm", 2), ("ddgan", 3), ("convnet", 1))]
+
+
+@pytest.mark.parametrize(("name", "checkpoints"), [("ddpm", 1), *SLOW])
 def test_killed_and_continued_is_bit_equal(
     name: str, checkpoints: int, fresh: Scratch, uninterrupted: Callable[[str], tuple[bytes, bytes]], tmp_path: Path
 ) -> None:
@@ -82,6 +85,7 @@ def test_killed_and_continued_is_bit_equal(
     assert scratch.checkpoint("older") is None, "a finished run leaves no checkpoint"
 
 
+@pytest.mark.slow
 def test_the_curve_has_the_rate_of_each_group(uninterrupted: Callable[[str], tuple[bytes, bytes]]) -> None:
     """Step 28: after the warm-up of 5 steps and before the last 30 % of 90, so what was configured; step 90: 1/27 of it."""
     rows = list(csv.DictReader(io.StringIO(uninterrupted("ddgan")[1].decode())))
@@ -95,6 +99,7 @@ def test_the_curve_has_the_rate_of_each_group(uninterrupted: Callable[[str], tup
         assert [found[group, step] for step in (28, 90)] == pytest.approx([rate, rate / 27], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(
     interrupted: Scratch, uninterrupted: Callable[[str], tuple[bytes, bytes]], tmp_path: Path
 ) -> None:
@@ -108,7 +113,9 @@ def test_killed_again_and_again(
     assert scratch.results() == uninterrupted("ddpm")
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_at_once(
     number: signal.Signals,
     status: int,

@@ -43,7 +43,7 @@ from pipeline.networks.unet import UNetConfig
 class Config(Guidable):
     """parts: what is trained; a denoiser or a generator alone needs its other half (`composed:`) before it can sample.
 
-    time_sampling: how often each step is drawn (`diffusion/split.py`); `importance_weights` make the expected loss that of
+    time_sampling: how often each step is drawn (`schedule.py`); `importance_weights` make the expected loss that of
     even steps, so that the choice moves its variance and how often the denoiser is trained, not its optimum.
     objective: `simple` (mean squared error) or `vlb` (the bound). variance: the generator's, as in DDPM.
     network, prediction: of both, or of the generator where denoiser_network, denoiser_prediction are given.

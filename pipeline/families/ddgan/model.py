@@ -27,7 +27,7 @@ from pipeline.families.ddgan.discriminator import DiscriminatorConfig
 from pipeline.families.ddgan.generator import GeneratorConfig
 from pipeline.families.ddgan.schedule import VPBetaConfig
 
-# Below these a training is ailing: a discriminator that tells every image (its loss is 2 ln 2 = 1.39 where it tells none), and
+# Below these a training fails: a discriminator that tells every image (its loss is 2 ln 2 = 1.39 where it tells none), and
 # x_hat that hardly differs between images.
 WON, COLLAPSED = 0.01, 0.05
 
