@@ -21,6 +21,7 @@ from pipeline.core import artifacts
 from pipeline.core.contracts import DataSpec
 from pipeline.core.pixels import dequantize
 from pipeline.metrics.features import NetworkExtractor
+from pipeline.store import models
 from pipeline.store.data import DataDirectory, write_data
 from pipeline.store.extractors import open_extractor
 from tests.support.mistakes import tiny_values, write
