@@ -50,8 +50,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "pipeline.training": ("pipeline.core", "pipeline.config", "pipeline.store", "pipeline.diffusion"),
     "pipeline.metrics": ("pipeline.core", "pipeline.config.base", "pipeline.store", "pipeline.diffusion", "pipeline.samplers"),
+    # They read the settings of every metric of the folder.
     "pipeline.metrics.ground": ("pipeline.metrics", "pipeline.core", "pipeline.config", "pipeline.store"),
-    # Reads the settings of every metric of the folder.
     "pipeline.metrics.measurement": ("pipeline.metrics", "pipeline.core", "pipeline.config"),
     # A study refuses what it cannot do, so that it reads the run that it asks, measures, and draws its figure.
     "pipeline.studies": (

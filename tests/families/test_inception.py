@@ -21,6 +21,7 @@ from pipeline.core import artifacts
 from pipeline.core.contracts import DataSpec
 from pipeline.core.pixels import dequantize
 from pipeline.metrics.features import NetworkExtractor
+from pipeline.store import models
 from pipeline.store.data import DataDirectory, write_data
 from pipeline.store.extractors import open_extractor
 from tests.support.mistakes import tiny_values, write
@@ -168,3 +169,13 @@ def test_images_that_inception_cannot_take_are_refused(
     project(tmp_path, weights, channels=2)
     monkeypatch.chdir(tmp_path)
     assert "has images of 2 channels; allowed: 1 (grey) or 3" in refused(tmp_path, capsys)
+
+
+def test_other_channels_are_refused_by_the_family_too(tmp_path: Path) -> None:
+    """Where no data directory is opened before."""
+    weights = tmp_path / "inception.safetensors"
+    weights.write_bytes(b"never read")
+    project(tmp_path, weights)
+    cfg = load_params(tmp_path / "params.yaml").extractors["inception"]
+    with pytest.raises(ValueError, match=r"^extractors\.inception\.model\.weights .* 1 or 3 channels, images have 2;"):
+        models.build(cfg, DataSpec((2, 4, 4), 16, 3), "extractors.inception")
