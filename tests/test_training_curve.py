@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import train
 from pipeline.store.results import training_curve
+from pipeline.training.curve import to_csv
 
 ROWS = [
     {"step": 10, "model/simple": 0.51234567, "model/clipped": 3, "learning_rate": 0.0004},
@@ -26,7 +26,7 @@ step,split,quantity,value
 
 
 def test_a_row_becomes_a_line_for_each_of_its_quantities() -> None:
-    assert train._csv(ROWS) == TEXT
+    assert to_csv(ROWS) == TEXT
 
 
 def test_a_curve_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.core.contracts import Random
 
 
-def key(*parts: int | str) -> int:
+def derive_seed(*parts: int | str) -> int:
     """A 63-bit seed from the parts, by sha256: neighbouring seeds and steps give unrelated streams."""
     digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
@@ -18,7 +18,7 @@ def key(*parts: int | str) -> int:
 
 def generator(*parts: int | str) -> torch.Generator:
     """A CPU generator keyed by the parts: draws are made on the CPU so that every device sees the same numbers."""
-    return torch.Generator().manual_seed(key(*parts))
+    return torch.Generator().manual_seed(derive_seed(*parts))
 
 
 class KeyedRandom(Random):

@@ -28,23 +28,23 @@ def lay(cfg: schema.Params, data: DataDirectory, extractor: Extractor) -> tuple[
     from pipeline.metrics.measurement import describe, images, open_metrics
     from pipeline.metrics.record import Ground
 
-    split, replicates = cfg.evaluate.reference, cfg.evaluate.interval_resamples
+    split, resamples = cfg.evaluate.reference, cfg.evaluate.interval_resamples
     metrics = open_metrics(cfg.evaluate.metrics, extractor.distance)
     codes = data.images(split)
     real = Real(
         images(codes, extractor(codes)), data.images("train"), data.images("test"), levels_of(data),
         cfg.data.near_duplicate_grey_levels,
     )  # fmt: skip
-    return Ground(extractor, data.hash, split, len(codes), metrics, replicates), describe(real, metrics, replicates)
+    return Ground(extractor, data.hash, split, len(codes), metrics, resamples), describe(real, metrics, resamples)
 
 
 def keyed(seed: int, name: str) -> Callable[[str], np.random.Generator]:
     """Generators keyed by (seed, name of the set, purpose)."""
     import numpy as np
 
-    from pipeline.core.random import key
+    from pipeline.core.random import derive_seed
 
-    return lambda purpose: np.random.default_rng(key(seed, "evaluate", name, purpose))
+    return lambda purpose: np.random.default_rng(derive_seed(seed, "evaluate", name, purpose))
 
 
 def computed_on(extractor: Extractor) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pipeline.config import schema
 from pipeline.core.contracts import Trainable
 from pipeline.core.device import autocast, choose_precision
-from pipeline.core.random import KeyedRandom, key
+from pipeline.core.random import KeyedRandom, derive_seed
 from pipeline.store.splits import Split, training_rows
 from pipeline.training import ema
 
@@ -156,7 +156,7 @@ def fit(data: Split, state: State, settings: schema.Training, seed: int, device:
             rates[group] = factor * base_rate(group, settings)
             for parameters in optimizer.param_groups:
                 parameters["lr"] = rates[group]
-            torch.manual_seed(key(seed, step, group, "dropout"))  # layers draw from the global generator
+            torch.manual_seed(derive_seed(seed, step, group, "dropout"))  # layers draw from the global generator
             limit = clip_norm(group, settings)
             with only(model, owned):
                 with autocast(cast, device):

@@ -15,7 +15,7 @@ import torch
 from pipeline import train
 from pipeline.core import artifacts
 from pipeline.store import models
-from pipeline.training import loop, reverse_variance
+from pipeline.training import job, loop, reverse_variance
 from pipeline.training.checkpoint import Checkpoints
 from tests.support.project import Project, values
 from tests.support.scratch import DEADLINE, Scratch, wait
@@ -46,7 +46,7 @@ def refusal(project: Project, capsys: pytest.CaptureFixture[str], status: int, *
 def test_an_output_folder_that_is_a_file_is_found_before_the_training(
     project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "run", lambda *_: pytest.fail("training began"))
+    monkeypatch.setattr(job, "run", lambda *_: pytest.fail("training began"))
     for name in ("runs", "reports"):
         project.file(name).write_text("mine")
         said = refusal(project, capsys, 1, "vdm")

@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import train
 from pipeline.config import schema
 from pipeline.core import artifacts
 from pipeline.core.contracts import Batch, Loss, Random, Trainable
 from pipeline.store import models
 from pipeline.store.data import write_data
+from pipeline.training import job
+from pipeline.training.result import Paths
 from tests.support import blocks
 
 
@@ -42,12 +43,12 @@ class Spoils(Trainable):
 
 
 @pytest.fixture
-def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> train.Paths:
+def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
     images = np.zeros((20, 1, 2, 2), np.uint8)
     splits = {split: (images, np.zeros(20, np.int64)) for split in ("train", "valid")}
     write_data(tmp_path / "data", splits, levels=17, classes=1, extra={})
     monkeypatch.setenv("TRILEMMA_CHECKPOINTS", str(tmp_path / "checkpoints"))
-    return train.Paths(tmp_path / "data", tmp_path / "out", tmp_path / "curve.csv")
+    return Paths(tmp_path / "data", tmp_path / "out", tmp_path / "curve.csv")
 
 
 def run(monkeypatch: Any, last_good: int, ails: bool) -> schema.Run:
@@ -64,7 +65,7 @@ def run(monkeypatch: Any, last_good: int, ails: bool) -> schema.Run:
     ],
 )
 def test_last_good_checkpoint_is_named_and_stays(
-    ails: bool, sentence: str, paths: train.Paths, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ails: bool, sentence: str, paths: Paths, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Good up to step 8, checkpoints every third step: that of step 6 is what is left. Going on ends in the same way."""
     paths.out.mkdir()
@@ -72,7 +73,7 @@ def test_last_good_checkpoint_is_named_and_stays(
     cfg = run(monkeypatch, 8, ails)
     for again in (False, True):
         with pytest.raises(ValueError, match="is kept in") as error:
-            train.run(cfg, paths, "runs.toy")
+            job.run(cfg, paths, "runs.toy")
         said = str(error.value)
         assert said.startswith(f"{sentence}; the last good checkpoint, of step 6, is kept in ")
         (file,) = (paths.out.parent / "checkpoints").glob("*/newest.safetensors")
@@ -83,6 +84,6 @@ def test_last_good_checkpoint_is_named_and_stays(
     assert not paths.curve.exists()
 
 
-def test_end_before_the_first_checkpoint_is_said(paths: train.Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_end_before_the_first_checkpoint_is_said(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"not finite at step 2; .*; no checkpoint was due yet$"):
-        train.run(run(monkeypatch, 1, ails=False), paths, "runs.toy")
+        job.run(run(monkeypatch, 1, ails=False), paths, "runs.toy")
