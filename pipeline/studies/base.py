@@ -103,7 +103,7 @@ class StudyConfig(StrictConfig):
         """Pure, and the same for the same result."""
 
     def figure(self, result: Result) -> str | None:
-        """An SVG for the page, drawn by pipeline/reporting/figure.py; None: the table is enough."""
+        """An SVG for the page, in the style of pipeline/reporting/figure.py; None: the table is enough."""
         return None
 
 

@@ -7,22 +7,19 @@ variance makes up for what the mean misses (DiffEnc, eq. 7-9 and appendix F, whe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor
 
 from pipeline.config import plugins
 from pipeline.config.base import NotNegative
-from pipeline.core.contracts import Batch, FiniteStepModel, Generative, LikelihoodModel, Random
+from pipeline.core.contracts import FiniteStepModel, Generative, LikelihoodModel
 from pipeline.core.layout import latents_of
 from pipeline.core.progress import Progress
-from pipeline.diffusion.finite_steps import squared_error, step_kl
-from pipeline.diffusion.times import low_discrepancy
+from pipeline.diffusion import finite_steps_bound
 from pipeline.studies.base import Context, Presentation, Quantity, Result, StudyConfig, value
 
 if TYPE_CHECKING:
@@ -103,8 +100,8 @@ class FiniteSteps(StudyConfig):
         finite = [steps for steps in result.rows if steps != "inf"]
         places = [int(steps) for steps in finite]
         with style():
-            drawn = new(7.6, 3.0)
-            panels = drawn.subplots(1, 2)
+            figure = new(7.6, 3.0)
+            panels = figure.subplots(1, 2)
             for axes, quantity, title in zip(panels, ("bits_per_dim", "fd"), ("bits/dim", "FD"), strict=True):
                 for (choice, label), colour, marker in zip(CHOICES.items(), COLOURS, "os", strict=False):
                     values = [value(result.rows[steps], f"{choice}.{quantity}") for steps in finite]
@@ -121,8 +118,8 @@ class FiniteSteps(StudyConfig):
                 axes.set_title(title)
                 axes.set_xlabel("steps T")
             panels[0].legend()
-            drawn.tight_layout()
-            return svg(drawn)
+            figure.tight_layout()
+            return svg(figure)
 
 
 Config = FiniteSteps
@@ -153,11 +150,11 @@ def bounds(cfg: FiniteSteps, context: Context) -> Table:
             terms = model.prior_and_reconstruction(batch, rng)
             ends.append((terms.prior + terms.reconstruction).cpu().numpy())
             for steps in chains:
-                found = diffusion(model, batch, steps, cfg.times, variances[steps], offset, rng)
-                collected.setdefault((str(steps), "posterior"), []).append(found.posterior)
-                collected.setdefault((str(steps), "optimal"), []).append(found.optimal)
+                found = finite_steps_bound.chain(model, batch, steps, cfg.times, variances[steps], offset, rng)
+                collected.setdefault((str(steps), "posterior"), []).append(found.posterior.cpu().numpy())
+                collected.setdefault((str(steps), "optimal"), []).append(found.optimal.cpu().numpy())
                 progress.update(len(rows))
-            limit = continuous(model, batch, cfg.times, offset, rng)
+            limit = finite_steps_bound.continuous(model, batch, cfg.times, offset, rng).cpu().numpy()
             for choice in CHOICES:  # in the limit there is one variance
                 collected.setdefault(("inf", choice), []).append(limit)
             progress.update(len(rows))
@@ -201,58 +198,6 @@ def distances(cfg: FiniteSteps, context: Context) -> dict[str, dict[str, float]]
                 codes = quantize(z, config["data"]["levels"]).cpu().numpy()
                 table.setdefault(str(steps), {})[choice] = frechet_distance(moments(extract(codes).features), reference)
     return table
-
-
-@dataclass(frozen=True)
-class Diffusion:
-    """Nats per image, each (images,): unbiased estimates of the diffusion term for both choices of the variance."""
-
-    posterior: NDArray[np.float64]
-    optimal: NDArray[np.float64]
-
-
-def diffusion(
-    model: Generative, batch: Batch, steps: int, draws: int, variances: Tensor, offset: Tensor, rng: Random
-) -> Diffusion:
-    """The diffusion term of a chain of `steps`: all of them if there are no more than `draws`, else `draws` spread evenly.
-
-    variances: (steps,) sigma_P^2, first that of the step from t = 1; offset: (B,) uniform in [0, 1). Both choices are
-    measured at the same draws, so their difference has less noise than either.
-    """
-    times = model.schedule.times(steps, "trailing").to(batch.x.device)
-    taken = min(steps, draws)
-    dimensions = batch.x[0].numel()
-    sums = torch.zeros(2, len(batch.x), dtype=torch.float64, device=batch.x.device)
-    spread = torch.stack([low_discrepancy(draws, value) for value in offset])
-    for draw in range(taken):
-        index = torch.full((len(batch.x),), draw, device=batch.x.device)
-        if steps > draws:
-            index = (spread[:, draw] * steps).floor().long().clamp(max=steps - 1)
-        squared, variance_q = squared_error(model, batch, times[index + 1], times[index], Draws(rng, draw))
-        sums[0] += step_kl(squared, variance_q, variance_q, dimensions)
-        sums[1] += step_kl(squared, variance_q, variances[index], dimensions)
-    posterior, optimal = (sums * (steps / taken)).cpu().numpy()
-    return Diffusion(posterior, optimal)
-
-
-class Draws(Random):
-    """The randomness of draw number `draw`: that of `inner` under purposes of its own."""
-
-    def __init__(self, inner: Random, draw: int) -> None:
-        self.inner, self.prefix = inner, f"draw {draw}: "
-
-    def normal(self, shape: tuple[int, ...], purpose: str) -> Tensor:
-        return self.inner.normal(shape, self.prefix + purpose)
-
-    def uniform(self, shape: tuple[int, ...], purpose: str) -> Tensor:
-        return self.inner.uniform(shape, self.prefix + purpose)
-
-
-def continuous(model: LikelihoodModel, batch: Batch, draws: int, offset: Tensor, rng: Random) -> NDArray[np.float64]:
-    """The limit T -> infinity in nats per image, (images,), with as many draws."""
-    spread = torch.stack([low_discrepancy(draws, value) for value in offset], 1)
-    nats = [model.diffusion_term(batch, spread[draw], Draws(rng, draw)).nats for draw in range(draws)]
-    return torch.stack(nats).mean(0).cpu().numpy()
 
 
 def row(nats: Mapping[str, NDArray[np.float64]], dimensions: int) -> dict[str, float]:

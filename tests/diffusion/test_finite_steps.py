@@ -10,6 +10,7 @@ from torch.distributions import Normal, kl_divergence
 from pipeline.config.load import read_block, read_plugin
 from pipeline.core.contracts import DataSpec
 from pipeline.core.random import RowRandom
+from pipeline.diffusion import finite_steps_bound
 from pipeline.diffusion.finite_steps import optimal_step_kl, optimal_variance, squared_error, step_kl
 from pipeline.diffusion.schedule import LinearLogSNRConfig
 from pipeline.families.ddpm import model as ddpm
@@ -19,7 +20,6 @@ from pipeline.samplers.ancestral import Ancestral
 from pipeline.samplers.trajectory import trajectory
 from pipeline.store.data import write_data
 from pipeline.store.splits import Split
-from pipeline.studies import finite_steps
 from pipeline.training import reverse_variance
 from tests.support.blocks import default
 from tests.support.exact import GaussianDenoiser, GridRandom, code_grid, images
@@ -85,11 +85,11 @@ def test_the_optimal_variance_is_the_best_of_all():
 @pytest.mark.parametrize("steps", STEPS)
 def test_bound_of_gaussian_data_at_every_number_of_steps(steps):
     """Draws spread evenly over images see each step equally often; noise and data are a full grid, so nothing is sampled."""
-    draws, count = min(steps, 16), max(steps // 16, 2)
-    offset = (torch.arange(count, dtype=torch.float64) + 0.5) / (count * draws)
+    times, count = min(steps, 16), max(steps // 16, 2)
+    offset = (torch.arange(count, dtype=torch.float64) + 0.5) / (count * times)
     variance_q, squared = by_hand(steps)
-    found = finite_steps.diffusion(
-        model(), images(X, count, SIDE), steps, draws, torch.tensor(variance_q + squared), offset, GridRandom()
+    found = finite_steps_bound.chain(
+        model(), images(X, count, SIDE), steps, times, torch.tensor(variance_q + squared), offset, GridRandom()
     )
     posterior, optimal = totals(steps)
     assert found.posterior.mean() / SPEC.dimensions == pytest.approx(posterior, rel=2e-3)
@@ -115,7 +115,7 @@ def test_the_optimal_variance_closes_the_gap_of_few_steps(steps):
     """Of the model itself: bits/dim of 1, 4 and 16 steps are those of infinitely many, which the posterior's are far from."""
     variance_q, squared = by_hand(steps, std=SPREAD**0.5)
     variances, offset = torch.tensor(variance_q + squared), torch.zeros(2, dtype=torch.float64)
-    found = finite_steps.diffusion(model(std=SPREAD**0.5), images(X, 2, SIDE), steps, 16, variances, offset, GridRandom())
+    found = finite_steps_bound.chain(model(std=SPREAD**0.5), images(X, 2, SIDE), steps, 16, variances, offset, GridRandom())
     assert found.optimal.mean() / SPEC.dimensions == pytest.approx(limit(), abs=1e-3 * math.log(2))
     assert found.posterior.mean() / SPEC.dimensions > limit() + 0.3
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.diffusion import finite_steps_bound
 from pipeline.diffusion.finite_steps import squared_error, step_kl
-from pipeline.studies import finite_steps
 from tests.support import encoding
 from tests.support.encoding import HIGH, KINDS, LOW, SPEC, build, chain, images, limit, quadrature, smooth
 from tests.support.exact import GridRandom
@@ -77,16 +77,16 @@ def test_without_the_counter_term_it_goes_elsewhere(kind):
 
 
 @kinds
-def test_the_study_of_finite_steps_adds_the_steps_up(kind):
-    """All steps where there are no more than draws; otherwise draws spread evenly, whose mean over images is the sum."""
-    for steps, draws, count in ((6, 6, 2), (5, 8, 2), (64, 8, 8)):
-        offset = (torch.arange(count, dtype=torch.float64) + 0.5) / (count * draws)
+def test_the_estimate_of_a_chain_adds_the_steps_up(kind):
+    """All steps where there are no more than times; otherwise times spread evenly, whose mean over images is the sum."""
+    for steps, times, count in ((6, 6, 2), (5, 8, 2), (64, 8, 8)):
+        offset = (torch.arange(count, dtype=torch.float64) + 0.5) / (count * times)
         variances = torch.full((steps,), 0.3, dtype=torch.float64)
-        found = finite_steps.diffusion(smooth(kind), images(count), steps, draws, variances, offset, GridRandom())
+        found = finite_steps_bound.chain(smooth(kind), images(count), steps, times, variances, offset, GridRandom())
         assert found.posterior.shape == found.optimal.shape == (count,)
         assert found.posterior.mean() / PIXELS == pytest.approx(chain(kind, steps), rel=1e-6)
     offset = (torch.arange(64, dtype=torch.float64) + 0.5) / 256
-    limits = finite_steps.continuous(smooth(kind), images(64), 4, offset, GridRandom())
+    limits = finite_steps_bound.continuous(smooth(kind), images(64), 4, offset, GridRandom())
     assert limits.mean() / PIXELS == pytest.approx(limit(kind), rel=1e-3)
 
 
