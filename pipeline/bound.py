@@ -18,7 +18,9 @@ from pipeline.config import schema
 from pipeline.config.load import load_params
 from pipeline.core import artifacts, command
 from pipeline.core.layout import Layout
+from pipeline.core.likelihood_terms import TERMS, TOTAL_AND_TERMS
 from pipeline.core.progress import Progress
+from pipeline.core.rounding import to_digits
 from pipeline.store.data import DataDirectory
 from pipeline.store.fresh import check_model, check_trained_on
 
@@ -28,9 +30,8 @@ if TYPE_CHECKING:
     from pipeline.core.contracts import LikelihoodModel
     from pipeline.store.splits import Split
 
-REPLICATES = 2
+ESTIMATES = 2  # of each term for each image, independent of each other
 CURVE_BINS = 40
-TERMS = ("prior", "reconstruction", "diffusion")
 
 
 @dataclass(frozen=True)
@@ -49,18 +50,20 @@ class Paths:
 
 
 @dataclass(frozen=True)
-class Draws:
-    """nats: term -> (images, replicates), per image; time, diffusion: (images, times), every single draw."""
+class Estimates:
+    """nats: term -> (images, 2), per image; time, diffusion: (images, times), at every single time."""
 
     nats: dict[str, NDArray[np.float64]]
     time: NDArray[np.float64]
     diffusion: NDArray[np.float64]
 
 
-def draw(model: LikelihoodModel, split: Split, images: int, cfg: schema.Bound, device: torch.device, label: str) -> Draws:
+def estimate(
+    model: LikelihoodModel, split: Split, images: int, cfg: schema.Bound, device: torch.device, label: str
+) -> Estimates:
     """Every term of the bound for the first `images` of a split.
 
-    The times of an image come in two independent halves, each low-discrepancy: their difference is what tells Monte-Carlo
+    The times of an image come in two independent sets, each low-discrepancy: their difference is what tells Monte-Carlo
     noise from differences between images.
     """
     import torch
@@ -68,40 +71,40 @@ def draw(model: LikelihoodModel, split: Split, images: int, cfg: schema.Bound, d
     from pipeline.core.random import RowRandom
     from pipeline.diffusion.times import low_discrepancy
 
-    per_half = cfg.times // REPLICATES
-    nats = {name: np.zeros((images, REPLICATES)) for name in TERMS}
-    time, diffusion = np.zeros((2, images, REPLICATES * per_half))
-    with torch.inference_mode(), Progress(images * per_half * REPLICATES, "evaluations", label) as progress:
+    per_estimate = cfg.times // ESTIMATES
+    nats = {name: np.zeros((images, ESTIMATES)) for name in TERMS}
+    time, diffusion = np.zeros((2, images, ESTIMATES * per_estimate))
+    with torch.inference_mode(), Progress(images * per_estimate * ESTIMATES, "evaluations", label) as progress:
         for first in range(0, images, cfg.batch):
             rows = range(first, min(first + cfg.batch, images))
             batch = split.rows(np.arange(rows.start, rows.stop), device)
-            for half in range(REPLICATES):
-                offset = RowRandom(cfg.seed, rows, half, device).uniform((len(rows), 1), "time")[:, 0]
-                grid = torch.stack([low_discrepancy(per_half, value) for value in offset], 1)
+            for number in range(ESTIMATES):
+                offset = RowRandom(cfg.seed, rows, number, device).uniform((len(rows), 1), "time")[:, 0]
+                grid = torch.stack([low_discrepancy(per_estimate, value) for value in offset], 1)
                 here = slice(rows.start, rows.stop)
-                ends = model.prior_and_reconstruction(batch, RowRandom(cfg.seed, rows, half * per_half, device))
-                nats["prior"][here, half], nats["reconstruction"][here, half] = ends.prior.cpu(), ends.reconstruction.cpu()
-                for index in range(per_half):
-                    step = half * per_half + index
+                ends = model.prior_and_reconstruction(batch, RowRandom(cfg.seed, rows, number * per_estimate, device))
+                nats["prior"][here, number], nats["reconstruction"][here, number] = ends.prior.cpu(), ends.reconstruction.cpu()
+                for index in range(per_estimate):
+                    step = number * per_estimate + index
                     found = model.diffusion_term(batch, grid[index], RowRandom(cfg.seed, rows, step, device))
                     time[here, step], diffusion[here, step] = found.time.cpu(), found.nats.cpu()
                     progress.update(len(rows))
-                nats["diffusion"][here, half] = diffusion[here, half * per_half : (half + 1) * per_half].mean(1)
-    return Draws(nats, time, diffusion)
+                nats["diffusion"][here, number] = diffusion[here, number * per_estimate : (number + 1) * per_estimate].mean(1)
+    return Estimates(nats, time, diffusion)
 
 
-def bits_per_dim(draws: Draws, dimensions: int) -> dict[str, NDArray[np.float64]]:
-    """Term -> (images, replicates) in bits/dim, and their sum under `total`; `dimensions` is C * H * W."""
-    bits = {name: values / (dimensions * np.log(2)) for name, values in draws.nats.items()}
+def bits_per_dim(found: Estimates, dimensions: int) -> dict[str, NDArray[np.float64]]:
+    """Term -> (images, 2) in bits/dim, and their sum under `total`; `dimensions` is C * H * W."""
+    bits = {name: values / (dimensions * np.log(2)) for name, values in found.nats.items()}
     bits["total"] = bits["prior"] + bits["reconstruction"] + bits["diffusion"]
     return bits
 
 
 def standard_errors(values: NDArray[np.float64]) -> dict[str, float]:
-    """values: (images, 2 replicates) -> standard errors of the mean over images.
+    """values: (images, 2) estimates -> standard errors of the mean over images.
 
     `total` is what the mean may be off by as an estimate for other images; `monte_carlo` is the part that more times would
-    remove, from the difference of the halves; `data` is the rest.
+    remove, from the difference of the two; `data` is the rest.
     """
     images = len(values)
     total = values.mean(1).var(ddof=1) / images
@@ -110,9 +113,9 @@ def standard_errors(values: NDArray[np.float64]) -> dict[str, float]:
     return {"total": total**0.5, "data": max(total - monte_carlo, 0.0) ** 0.5, "monte_carlo": monte_carlo**0.5}
 
 
-def curve(draws: Draws, gamma: Any, dimensions: int) -> str:
+def curve(found: Estimates, gamma: Any, dimensions: int) -> str:
     """CSV: time (centre of the bin), logsnr there, bits_per_dim (the diffusion term per unit of time), its standard error."""
-    bits, time = draws.diffusion.ravel() / (dimensions * np.log(2)), draws.time.ravel()
+    bits, time = found.diffusion.ravel() / (dimensions * np.log(2)), found.time.ravel()
     edges = np.linspace(0, 1, CURVE_BINS + 1)
     lines = ["time,logsnr,bits_per_dim,standard_error"]
     which = np.clip(np.ceil(time * CURVE_BINS).astype(int) - 1, 0, CURVE_BINS - 1)
@@ -153,12 +156,12 @@ def run(cfg: schema.Bound, paths: Paths, key: str) -> None:
         raise ValueError(
             f"{key}.images is {images}; allowed: up to {len(split)}, the images of the {cfg.split} split, or null for all"
         )
-    draws = draw(model.model, split, images, cfg, device, key)
+    found = estimate(model.model, split, images, cfg, device, key)
 
     dimensions = data.data_spec.dimensions
-    bits = bits_per_dim(draws, dimensions)
+    bits = bits_per_dim(found, dimensions)
     errors = {name: standard_errors(values) for name, values in bits.items()}
-    means = {name: float(bits[name].mean()) for name in ("total", *TERMS)}
+    means = {name: float(bits[name].mean()) for name in TOTAL_AND_TERMS}
     for name, values in bits.items():  # before anything is written
         if not np.isfinite(values).all():
             raise ValueError(
@@ -170,26 +173,26 @@ def run(cfg: schema.Bound, paths: Paths, key: str) -> None:
     def gamma(t: float) -> float:
         return float(schedule.gamma(torch.tensor([t], dtype=torch.float64, device=device))[0])
 
-    drawn = curve(draws, gamma, dimensions)
+    lines = curve(found, gamma, dimensions)
     artifacts.write_json(
         paths.json,
         {
             "bits_per_dim": {
-                **{name: _rounded(value) for name, value in means.items()},
-                "standard_error": _rounded(errors["total"]["total"], 2),
+                **{name: to_digits(value, 5) for name, value in means.items()},
+                "standard_error": to_digits(errors["total"]["total"], 2),
             },
             "standard_errors": {
-                name: {part: _rounded(value, 2) for part, value in parts.items()} for name, parts in errors.items()
+                name: {part: to_digits(value, 2) for part, value in parts.items()} for name, parts in errors.items()
             },
             "measured": {
-                "split": cfg.split, "images": images, "times_per_image": REPLICATES * (cfg.times // REPLICATES),
+                "split": cfg.split, "images": images, "times_per_image": ESTIMATES * (cfg.times // ESTIMATES),
                 "seed": cfg.seed, "data": data.hash[:8], "device": describe_device(device)["device"],
             },
         },
     )  # fmt: skip
-    artifacts.write_text(paths.curve, drawn)
+    artifacts.write_text(paths.curve, lines)
     if paths.images is not None:
-        artifacts.write_array(paths.images, np.stack([bits[name].mean(1) for name in ("total", *TERMS)], 1))
+        artifacts.write_array(paths.images, np.stack([bits[name].mean(1) for name in TOTAL_AND_TERMS], 1))
         # Last, with a hash of the numbers: where it does not fit them, the measurement broke off.
         artifacts.write_json(
             paths.images.with_name("details.json"),
@@ -199,10 +202,6 @@ def run(cfg: schema.Bound, paths: Paths, key: str) -> None:
             },
         )  # fmt: skip
     print(f"{key}: {means['total']:.4f} bits/dim, standard error {errors['total']['total']:.2g}", flush=True)
-
-
-def _rounded(value: float, digits: int = 5) -> float:
-    return float(f"{value:.{digits}g}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -21,6 +21,7 @@ from pipeline.config.load import load_params
 from pipeline.core import artifacts, command
 from pipeline.core.layout import Layout
 from pipeline.core.progress import Progress
+from pipeline.core.rounding import to_digits
 from pipeline.store.data import SPLITS, DataDirectory, write_data
 from pipeline.store.fresh import check_model, check_trained_on
 
@@ -154,7 +155,7 @@ def run(cfg: schema.Codec, paths: Paths, name: str) -> None:
         {
             "psnr_db": round(measured.psnr, 3),
             "mean_absolute_error_grey_levels": round(measured.absolute, 4),
-            "scale": float(f"{scale:.6g}"),
+            "scale": to_digits(scale, 6),
             "measured": {
                 "split": "valid", "images": len(splits["valid"]), "encode": cfg.encode, "latent_shape": made.spec["shape"],
                 "data": data.hash[:8], "weights": found.hash[:8],

@@ -18,6 +18,7 @@ from pipeline.config import schema
 from pipeline.config.load import load_params
 from pipeline.core import artifacts, command
 from pipeline.core.layout import Layout
+from pipeline.core.rounding import to_digits
 from pipeline.store import extractors, fresh
 from pipeline.store.data import DataDirectory
 from pipeline.store.results import Source, open_array
@@ -112,7 +113,7 @@ def run(cfg: schema.Params, name: str, root: Path, extractor: Extractor | None =
             **record.rounded(found),
             "speed": {
                 "network_evaluations": rate.network_evaluations,
-                "images_per_second": record.significant(rate.images_per_second, 2),
+                "images_per_second": to_digits(rate.images_per_second, 2),
             },
             "measured": {**against.measured(len(images), rate.device), "clip": described.get("sampler.clip")},
         },

@@ -20,9 +20,9 @@ from typing import Any
 from pipeline.config import schema
 from pipeline.config.load import load_params
 from pipeline.core import artifacts, command
+from pipeline.core.likelihood_terms import TOTAL_AND_TERMS
 from pipeline.store.data import DataDirectory
 
-TERMS = ("total", "prior", "reconstruction", "diffusion")
 # timing.json comes last: a folder without it is of a training that did not end.
 TRAINED = ("model.safetensors", "config.json", "curve.csv", "timing.json")
 
@@ -37,7 +37,7 @@ def run(params_file: Path, names: tuple[str, str], seeds: range, out: Path) -> d
             folder = out / f"{name}-seed-{seed}"
             _train(params, params_file, name, seed, folder)
             found = _bound(params, params_file, name, folder)
-            values[name].append({"seed": seed, **{term: found["bits_per_dim"][term] for term in TERMS}})
+            values[name].append({"seed": seed, **{term: found["bits_per_dim"][term] for term in TOTAL_AND_TERMS}})
     measured = {key: found["measured"][key] for key in ("split", "images", "seed", "data")}
     compared = comparison(names, values, measured)
     target = out / "-against-".join(names)
@@ -52,8 +52,8 @@ def comparison(names: tuple[str, str], values: dict[str, list[dict[str, float]]]
 
     from pipeline.reporting.welch import LEVEL, welch
 
-    columns = {name: {term: [row[term] for row in values[name]] for term in TERMS} for name in names}
-    means = {name: {term: float(np.mean(columns[name][term])) for term in TERMS} for name in names}
+    columns = {name: {term: [row[term] for row in values[name]] for term in TOTAL_AND_TERMS} for name in names}
+    means = {name: {term: float(np.mean(columns[name][term])) for term in TOTAL_AND_TERMS} for name in names}
     a, b = names
     found = welch(columns[a]["total"], columns[b]["total"])
     return {
@@ -62,11 +62,11 @@ def comparison(names: tuple[str, str], values: dict[str, list[dict[str, float]]]
                 "run": name,
                 "seeds": values[name],
                 "mean": means[name],
-                "standard_deviation": {term: float(np.std(columns[name][term], ddof=1)) for term in TERMS},
+                "standard_deviation": {term: float(np.std(columns[name][term], ddof=1)) for term in TOTAL_AND_TERMS},
             }
             for name in names
         ],
-        "mean_difference": {term: means[a][term] - means[b][term] for term in TERMS},
+        "mean_difference": {term: means[a][term] - means[b][term] for term in TOTAL_AND_TERMS},
         "welch": {
             "seeds": len(values[a]),
             "alternative": f"the mean total of {a} is lower than that of {b}",
@@ -81,10 +81,10 @@ def markdown(compared: dict[str, Any]) -> str:
     """The comparison for a reader: one row per seed, means and difference, and what they say."""
     (a, b), found, measured = compared["runs"], compared["welch"], compared["measured"]
     rows = [
-        (side["run"], row["seed"], *(row[term] for term in TERMS)) for side in (a, b) for row in side["seeds"]
+        (side["run"], row["seed"], *(row[term] for term in TOTAL_AND_TERMS)) for side in (a, b) for row in side["seeds"]
     ]  # fmt: skip
-    rows += [(side["run"], "mean", *(side["mean"][term] for term in TERMS)) for side in (a, b)]
-    rows.append((f"{a['run']} - {b['run']}", "mean", *(compared["mean_difference"][term] for term in TERMS)))
+    rows += [(side["run"], "mean", *(side["mean"][term] for term in TOTAL_AND_TERMS)) for side in (a, b)]
+    rows.append((f"{a['run']} - {b['run']}", "mean", *(compared["mean_difference"][term] for term in TOTAL_AND_TERMS)))
     lines = [f"| {name} | {seed} | {' | '.join(f'{value:.5g}' for value in numbers)} |" for name, seed, *numbers in rows]
     interval = f"{found['low']:.4g} to {found['high']:.4g}"
     return "\n".join(
@@ -92,7 +92,7 @@ def markdown(compared: dict[str, Any]) -> str:
             f"# {a['run']} against {b['run']}", "",
             f"Bits/dim (lower is better) of {found['seeds']} seeds of each run, on {measured['images']} images of the "
             f"{measured['split']} split of data {measured['data']}, with the same noise for all.", "",
-            f"| run | seed | {' | '.join(TERMS)} |", "|---|---:|---:|---:|---:|---:|", *lines, "",
+            f"| run | seed | {' | '.join(TOTAL_AND_TERMS)} |", "|---|---:|---:|---:|---:|---:|", *lines, "",
             f"- Mean difference of totals: {found['difference']:.4g} bits/dim ({found['level']:.0%} interval {interval}).",
             f"- One-sided Welch t-test that {found['alternative']}: p = {found['p_lower']:.3g} (t = {found['t']:.3g}, "
             f"{found['degrees_of_freedom']:.3g} degrees of freedom).",

@@ -17,6 +17,7 @@ from pipeline.config import plugins, schema
 from pipeline.config.load import load_params, read_plugin
 from pipeline.core import artifacts, command
 from pipeline.core.layout import Layout
+from pipeline.core.rounding import to_digits
 from pipeline.store.data import DataDirectory
 from pipeline.store.fresh import check_model, check_trained_on, role_of
 
@@ -72,12 +73,12 @@ def run(params: schema.Params, name: str, root: Path) -> None:
     }
     folder, rows = place.study(name), rounded(result.rows, shown.quantities)
     artifacts.write_json(folder / "details.json", {"rows": result.rows, "measured": {**measured, **provenance}})
-    drawn = cfg.figure(result)
-    if drawn is None:
+    figure = cfg.figure(result)
+    if figure is None:
         (folder / "figure.svg").unlink(missing_ok=True)
     else:
-        artifacts.write_text(folder / "figure.svg", drawn)
-    artifacts.write_json(folder / "presentation.json", {**asdict(shown), "figure": drawn is not None})
+        artifacts.write_text(folder / "figure.svg", figure)
+    artifacts.write_json(folder / "presentation.json", {**asdict(shown), "figure": figure is not None})
     artifacts.write_json(place.report("studies", name), {"rows": rows, "measured": measured})
     artifacts.write_text(place.report("studies", name, ".csv"), points(rows, shown.quantities, shown.rows, shown.labels))
 
@@ -90,13 +91,13 @@ def rounded(rows: Rows, quantities: Sequence[Quantity]) -> dict[str, Any]:
     def walk(found: Any, key: str) -> Any:
         if isinstance(found, Mapping):
             return {name: walk(inner, f"{key}.{name}" if key else name) for name, inner in found.items()}
-        return float(f"{found:.{digits.get(key, DIGITS)}g}") if isinstance(found, float) else found
+        return to_digits(found, digits.get(key, DIGITS)) if isinstance(found, float) else found
 
     return {name: walk(row, "") for name, row in rows.items()}
 
 
 def points(rows: Rows, quantities: Sequence[Quantity], what: str, labels: Mapping[str, str]) -> str:
-    """CSV: a line for each number of each row, as .dvc/plots/study.json draws it: a panel per quantity, a line per series."""
+    """CSV: a line for each number of each row, as .dvc/plots/study.json shows it: a panel per quantity, a line per series."""
     import csv
     import io
 

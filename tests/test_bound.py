@@ -16,6 +16,7 @@ from pipeline import bound, prepare
 from pipeline.config import schema
 from pipeline.core import artifacts
 from pipeline.core.contracts import Batch, DiffusionTerm, LikelihoodModel, PriorAndReconstruction, Random
+from pipeline.core.likelihood_terms import TERMS
 from pipeline.diffusion.schedule import CosineBetaConfig
 from pipeline.store import models
 from pipeline.store.data import DataDirectory, write_data
@@ -44,29 +45,29 @@ def split(tmp_path: Path) -> Split:
 
 
 def test_terms_are_averages_over_times_per_image(split: Split) -> None:
-    draws = bound.draw(Known(), split, 30, blocks.bound(times=400), CPU, "bounds.toy")
-    assert draws.nats["diffusion"].shape == (30, 2)
+    found = bound.estimate(Known(), split, 30, blocks.bound(times=400), CPU, "bounds.toy")
+    assert found.nats["diffusion"].shape == (30, 2)
     # Low-discrepancy times: the mean of 3 t^2 is off by the order of 1/200, not of 1/sqrt(200).
-    assert draws.nats["diffusion"].mean(1) == pytest.approx(1 + np.arange(30) % 3, abs=0.02)
-    assert draws.nats["reconstruction"] == pytest.approx(5.0)
-    assert draws.time.shape == draws.diffusion.shape == (30, 400)
-    assert draws.diffusion == pytest.approx(3 * draws.time**2 + (np.arange(30) % 3)[:, None], abs=1e-6)
+    assert found.nats["diffusion"].mean(1) == pytest.approx(1 + np.arange(30) % 3, abs=0.02)
+    assert found.nats["reconstruction"] == pytest.approx(5.0)
+    assert found.time.shape == found.diffusion.shape == (30, 400)
+    assert found.diffusion == pytest.approx(3 * found.time**2 + (np.arange(30) % 3)[:, None], abs=1e-6)
 
 
 def test_halves_are_independent_and_each_covers_all_times(split: Split) -> None:
-    draws = bound.draw(Known(), split, 30, blocks.bound(times=8), CPU, "bounds.toy")
-    for half in (draws.time[:, :4], draws.time[:, 4:]):
+    found = bound.estimate(Known(), split, 30, blocks.bound(times=8), CPU, "bounds.toy")
+    for half in (found.time[:, :4], found.time[:, 4:]):
         assert all(sorted(row) == [0, 1, 2, 3] for row in (half * 4).astype(int).tolist()), "one time in each quarter"
-    offsets = np.sort(draws.time[:, :4])[:, 0], np.sort(draws.time[:, 4:])[:, 0]
+    offsets = np.sort(found.time[:, :4])[:, 0], np.sort(found.time[:, 4:])[:, 0]
     assert not np.isclose(*offsets).any()
-    assert len(np.unique(draws.nats["prior"])) == 60
+    assert len(np.unique(found.nats["prior"])) == 60
 
 
 @pytest.mark.parametrize("batch", [1, 7, 100])
 def test_image_does_not_depend_on_its_batch_or_on_the_others(batch: int, split: Split) -> None:
-    whole = bound.draw(Known(), split, 30, blocks.bound(times=6, batch=30), CPU, "bounds.toy")
-    other = bound.draw(Known(), split, 11, blocks.bound(times=6, batch=batch), CPU, "bounds.toy")
-    for name in bound.TERMS:
+    whole = bound.estimate(Known(), split, 30, blocks.bound(times=6, batch=30), CPU, "bounds.toy")
+    other = bound.estimate(Known(), split, 11, blocks.bound(times=6, batch=batch), CPU, "bounds.toy")
+    for name in TERMS:
         assert np.array_equal(other.nats[name], whole.nats[name][:11])
     assert np.array_equal(other.time, whole.time[:11])
 
@@ -94,12 +95,12 @@ def test_curve_of_a_discrete_chain_stands_on_its_times(steps: int) -> None:
     """A chain has no noise level between two times; with few steps, bins stay empty and are left out."""
     schedule = CosineBetaConfig(kind="cosine-beta", steps=steps).build()
     time = np.random.default_rng(0).integers(2, steps + 1, (200, 10)) / steps
-    draws = bound.Draws({}, time, 16 * math.log(2) * 2 * time)
+    found = bound.Estimates({}, time, 16 * math.log(2) * 2 * time)
 
     def gamma(t: float) -> float:
         return float(schedule.gamma(torch.tensor([t], dtype=torch.float64))[0])
 
-    rows = list(csv.DictReader(io.StringIO(bound.curve(draws, gamma, dimensions=16))))
+    rows = list(csv.DictReader(io.StringIO(bound.curve(found, gamma, dimensions=16))))
     own = np.array([math.ceil(t * 40 - 1e-9) - 1 for t in time.ravel()])
     assert [float(row["time"]) for row in rows] == pytest.approx([(index + 0.5) / 40 for index in np.unique(own)], abs=1e-4)
     expected = [40 * (2 * time.ravel()[own == index]).sum() / 2000 for index in np.unique(own)]
@@ -116,11 +117,11 @@ def test_curve_adds_up_to_the_term_however_times_are_drawn() -> None:
     warped = np.sqrt(uniform)  # of density 2 t, so that each draw weighs 1 / (2 t)
     curves = {}
     for name, time, weight in (("uniform", uniform, 1.0), ("warped", warped, 1 / (2 * warped))):
-        draws = bound.Draws({}, time, 50 * time**3 * weight)
-        rows = list(csv.DictReader(io.StringIO(bound.curve(draws, lambda t: t, dimensions=10))))
+        found = bound.Estimates({}, time, 50 * time**3 * weight)
+        rows = list(csv.DictReader(io.StringIO(bound.curve(found, lambda t: t, dimensions=10))))
         assert len(rows) == 40
         curves[name] = np.array([float(row["bits_per_dim"]) for row in rows])
-        assert curves[name].mean() == pytest.approx(draws.diffusion.mean() / (10 * math.log(2)), rel=1e-4)
+        assert curves[name].mean() == pytest.approx(found.diffusion.mean() / (10 * math.log(2)), rel=1e-4)
         # The integrand itself: 50 t^3 at the middle of a bin.
         middle = (np.arange(40) + 0.5) / 40
         errors = np.array([float(row["standard_error"]) for row in rows])

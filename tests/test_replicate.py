@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pipeline import bound, prepare, replicate, train
 from pipeline.config.load import load_params
 from pipeline.core import artifacts, code
+from pipeline.core.likelihood_terms import TOTAL_AND_TERMS
 from pipeline.reporting.welch import welch
 from tests.support.blocks import filled
 
@@ -187,7 +188,7 @@ def test_no_seed_is_trained_twice(folder: Folder) -> None:
     for side in found["runs"]:
         for row in side["seeds"]:
             bits = artifacts.read_json(f"replicates/{side['run']}-seed-{row['seed']}/bound.json")["bits_per_dim"]
-            assert row == {"seed": row["seed"], **{term: bits[term] for term in replicate.TERMS}}
+            assert row == {"seed": row["seed"], **{term: bits[term] for term in TOTAL_AND_TERMS}}
     assert found["measured"]["seed"] == 0
     totals = [[row["total"] for row in side["seeds"]] for side in found["runs"]]
     assert len({*totals[0], *totals[1]}) == 4, "each seed is another model"

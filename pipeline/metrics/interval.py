@@ -2,9 +2,9 @@
 
 A bootstrap draws with replacement, and copies of an image break these metrics: nearest neighbours at distance zero empty
 the balls of recall, pairs of copies inflate the kernel distance, and the missing 37 % of images raise the Frechet distance,
-so that the interval would lie beside its own estimate. A replicate here is a random half drawn without replacement (the
-delete-d jackknife of Shao and Wu 1989, Annals of Statistics 17:1176, with d = N/2): no copies, and the spread of replicates
-of m of N images, times sqrt(m / (N - m)) (1 for halves), estimates the standard error at N. Replicates are centred before
+so that the interval would lie beside its own estimate. A resample here is a random half drawn without replacement (the
+delete-d jackknife of Shao and Wu 1989, Annals of Statistics 17:1176, with d = N/2): no copies, and the spread of resamples
+of m of N images, times sqrt(m / (N - m)) (1 for halves), estimates the standard error at N. Resamples are centred before
 use, since at N/2 images the metrics that depend on N have another bias.
 
 What the interval says: how the number would move with other images from the same sampler. The reference images, the
@@ -22,28 +22,28 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Interval:
-    """low, high: the 95 % percentile interval; standard_error: the deviation of the replicates. Units of the metric."""
+    """low, high: the 95 % percentile interval; standard_error: the deviation of the resamples. Units of the metric."""
 
     low: float
     high: float
     standard_error: float
 
 
-def halves(count: int, replicates: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """(replicates, count // 2) indices: every row a random half of range(count), without replacement.
+def halves(count: int, resamples: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """(resamples, count // 2) indices: every row a random half of range(count), without replacement.
 
-    Raises ValueError for fewer than 2 images or replicates, which have no spread.
+    Raises ValueError for fewer than 2 images or resamples, which have no spread.
     """
     if count < 2:
         raise ValueError(f"there are {count} images; intervals need 2 or more")
-    if replicates < 2:
-        raise ValueError(f"evaluate.interval_resamples is {replicates}; allowed is 2 or more, or 0 for no intervals")
-    return np.stack([rng.permutation(count)[: count // 2] for _ in range(replicates)])
+    if resamples < 2:
+        raise ValueError(f"evaluate.interval_resamples is {resamples}; allowed is 2 or more, or 0 for no intervals")
+    return np.stack([rng.permutation(count)[: count // 2] for _ in range(resamples)])
 
 
-def interval(estimate: float, replicates: NDArray[np.float64], count: int) -> Interval:
-    """`estimate` at `count` images, with the spread of `replicates`, (R,): the same metric on each of `halves`."""
+def interval(estimate: float, resamples: NDArray[np.float64], count: int) -> Interval:
+    """`estimate` at `count` images, with the spread of `resamples`, (R,): the same metric on each of `halves`."""
     kept = count // 2
-    deviations = (replicates - replicates.mean()) * np.sqrt(kept / (count - kept))
+    deviations = (resamples - resamples.mean()) * np.sqrt(kept / (count - kept))
     low, high = np.quantile(deviations, [0.025, 0.975])
     return Interval(float(estimate + low), float(estimate + high), float(deviations.std(ddof=1)))

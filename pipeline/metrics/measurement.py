@@ -20,11 +20,11 @@ from pipeline.metrics.interval import Interval, halves, interval
 
 @dataclass(frozen=True)
 class Reference:
-    """known: by the name of a metric, what it needs of the real images; replicates: halves for the intervals, 0 for none."""
+    """known: by the name of a metric, what it needs of the real images; resamples: halves for the intervals, 0 for none."""
 
     metrics: tuple[Metric, ...]
     known: Mapping[str, Any]
-    replicates: int
+    resamples: int
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ def images(codes: NDArray[np.uint8], found: Features) -> Images:
     return Images(codes, matrix(found.features, least=2), found.probabilities)
 
 
-def describe(real: Real, metrics: tuple[Metric, ...], replicates: int) -> Reference:
+def describe(real: Real, metrics: tuple[Metric, ...], resamples: int) -> Reference:
     """Everything that is computed once. Raises ValueError for too few real images."""
-    return Reference(metrics, {metric.name: metric.describe(real) for metric in metrics}, replicates)
+    return Reference(metrics, {metric.name: metric.describe(real) for metric in metrics}, resamples)
 
 
 @contextlib.contextmanager
@@ -95,7 +95,7 @@ def one_thread() -> Iterator[None]:
 
 def measure(generated: Images, reference: Reference, rng: Keyed) -> Measurement:
     """Every metric of N generated images. Raises ValueError for too few images."""
-    resampled = [metric for metric in reference.metrics if metric.resampled and reference.replicates]
+    resampled = [metric for metric in reference.metrics if metric.resampled and reference.resamples]
     _enough(len(generated), resampled)
     found: dict[str, Found] = {}
     for metric in reference.metrics:
@@ -107,12 +107,12 @@ def measure(generated: Images, reference: Reference, rng: Keyed) -> Measurement:
     measured = Measurement(reference.metrics, found, {})
     if not resampled:
         return measured
-    chosen, values = halves(len(generated), reference.replicates, rng("halves")), measured.values
+    chosen, values = halves(len(generated), reference.resamples, rng("halves")), measured.values
     intervals: dict[str, Interval] = {}
     with one_thread():
         for metric in resampled:
-            replicates = metric.of_halves(generated, chosen, reference.known[metric.name], rng)
-            intervals |= {key: interval(values[key], each, len(generated)) for key, each in replicates.items()}
+            resamples = metric.of_halves(generated, chosen, reference.known[metric.name], rng)
+            intervals |= {key: interval(values[key], each, len(generated)) for key, each in resamples.items()}
     ordered = {key: intervals[key] for key in values if key in intervals}
     return Measurement(reference.metrics, found, ordered)
 

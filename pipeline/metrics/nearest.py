@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.core.rounding import to_digits
 from pipeline.metrics import base
 from pipeline.metrics.base import Column, Found, Images, Keyed, MetricConfig, Real
 from pipeline.metrics.distances import BLOCK, squared_distances
@@ -90,7 +91,7 @@ class Memorisation:
         """The nearest training image of every generated image, and what its distance is held against."""
         return {
             "nearest": self.generated.indices[:, 0].tolist(),
-            "distances": [float(f"{distance:.6g}") for distance in self.generated.distances[:, 0]],
+            "distances": [to_digits(distance, 6) for distance in self.generated.distances[:, 0]],
             "distance_of_1_percent_of_test_images": self.close,
             "median_distance_of_test_images": float(np.median(self.unseen.distances[:, 0])),
         }

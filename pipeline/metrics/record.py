@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.core.rounding import to_digits
 from pipeline.metrics.base import GROUPS, Metric
 from pipeline.metrics.features import Extractor
 from pipeline.metrics.measurement import Measurement, columns, description
@@ -23,7 +24,7 @@ class Ground:
     split: str
     references: int
     metrics: tuple[Metric, ...]
-    replicates: int
+    resamples: int
 
     def measured(self, images: int, device: str) -> dict[str, Any]:
         """The provenance that stands beside the rounded numbers."""
@@ -44,7 +45,7 @@ class Ground:
             "reference": {"split": self.split, "images": self.references},
             "settings": {
                 "metrics": {name: values for name, values in settings.items() if values},
-                "interval_resamples": self.replicates,
+                "interval_resamples": self.resamples,
             },
             "interval": "95 % percentile, random halves of the generated images without replacement; reference held fixed",
             "distance": self.extractor.distance,
@@ -57,7 +58,7 @@ def rounded(found: Measurement) -> dict[str, dict[str, float]]:
     groups: dict[str, dict[str, float]] = {group: {} for group in GROUPS}
     for column in columns(found.metrics):
         value = found.values[column.key]
-        groups[column.group][column.key] = value if isinstance(value, int) else significant(value, 4)
+        groups[column.group][column.key] = value if isinstance(value, int) else to_digits(value, 4)
     return groups
 
 
@@ -75,10 +76,6 @@ def details(found: Measurement) -> dict[str, Any]:
         **more,
         APART: {**{key: value for key, value in found.values.items() if key in apart}, **more_apart},
     }
-
-
-def significant(value: float, digits: int) -> float:
-    return float(f"{value:.{digits}g}")
 
 
 def _without(values: Mapping[str, float], keys: set[str]) -> dict[str, float]:

@@ -26,17 +26,17 @@ def conclusion(samples: Sequence[Row], baselines: Sequence[Row], distance: str) 
         f"{_evaluations(fastest)}. Best quality: {closest['sample']}, {distance.upper()} "
         f"{significant(closest[distance])}{_interval(closest, distance)}. Most diverse: {widest['sample']}, recall "
         f"{significant(widest['recall'])}{_interval(widest, 'recall')}.",
-        f"On the front, beaten by no other in speed, quality and diversity at once: {listed(front)} "
+        f"On the front, beaten by no other in speed, quality and diversity at once: {enumerated(front)} "
         f"({len(front)} of {len(samples)}).",
     ]
     for words, clear in (("Clearly dominated", True), ("Dominated within the intervals", False)):
         names = [row["sample"] for row in samples if not row["front"] and _clearly(row) is clear]
         if names:
-            found.append(f"{words}: {listed(names)}.")
+            found.append(f"{words}: {enumerated(names)}.")
     return [*found, *_speeds(samples, distance), *_fewer(samples, distance), *_above(samples, baselines, distance)]
 
 
-def listed(names: Sequence[str]) -> str:
+def enumerated(names: Sequence[str]) -> str:
     """ "a", "a and b", "a, b and c"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 

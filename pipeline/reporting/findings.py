@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import schema
+from pipeline.core.likelihood_terms import TOTAL_AND_TERMS
+from pipeline.core.rounding import to_digits
 from pipeline.reporting.table import DASH, Column, Row, significant
 from pipeline.store.results import Source
 
-TERMS = ("total", "prior", "reconstruction", "diffusion")
 Relation = Literal["below", "above", "equal", "near"]
 HOLDS, FAILS, UNDECIDED, NOT_MEASURED = "holds", "does not hold", "undecided", "not measured"
 NEAR = 0.1  # of the value that a term is said to be near to
@@ -186,7 +187,7 @@ def paired_error(first: LikelihoodModel, second: LikelihoodModel, term: str) -> 
             f"bounds.{first.name} was measured on {len(first.bits)} images, bounds.{second.name} on {len(second.bits)}; "
             "their terms compare on the same images only: give both the same images"
         )
-    column = TERMS.index(term)
+    column = TOTAL_AND_TERMS.index(term)
     return float((first.bits[:, column] - second.bits[:, column]).std(ddof=1) / len(first.bits) ** 0.5)
 
 
@@ -217,8 +218,8 @@ def _row(claim: Claim, first: LikelihoodModel, second: LikelihoodModel | None) -
         "verdict": verdict(claim.relation, difference, error, NEAR * theirs["value"]),
         "first": ours,
         "second": theirs,
-        "difference": float(f"{difference:.5g}"),
-        "standard_error": float(f"{error:.2g}"),
+        "difference": to_digits(difference, 5),
+        "standard_error": to_digits(error, 2),
         "unlike": [] if second is None else _unlike(first, second),
         "missing": None,
     }

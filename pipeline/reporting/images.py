@@ -23,7 +23,7 @@ def grid(
 ) -> NDArray[np.uint8]:
     """(N, C, H, W) in 0..255, C 1 or 3 -> (height, width, 3) picture, row by row, on white; `labels`: at the left, one a row.
 
-    Our own, as torchvision.utils.make_grid writes no labels and its import would cost every stage that draws a second.
+    Our own, as torchvision.utils.make_grid writes no labels and its import takes a second.
     """
     count, channels, height, width = images.shape
     assert channels in (1, 3), channels

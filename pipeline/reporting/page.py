@@ -61,7 +61,7 @@ class Table(Part):
 
 @dataclass(frozen=True)
 class Figure(Part):
-    """An SVG drawn here; `name` is one of its own on the page."""
+    """An SVG of ours; `name` is one of its own on the page."""
 
     template = "figure.html.jinja"
     name: str

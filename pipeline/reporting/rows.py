@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.config.schema import Params
 from pipeline.core.layout import Layout, latents_of
+from pipeline.core.rounding import to_digits
 from pipeline.reporting.measures import Measure, grouped
 from pipeline.reporting.pareto import axes, dominators
 from pipeline.store.results import Source
@@ -105,4 +106,4 @@ def _memorisation(source: Source, measures: Sequence[Measure]) -> dict[str, floa
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.4g}")
+    return None if value is None else to_digits(value, 4)

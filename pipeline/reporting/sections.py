@@ -50,9 +50,9 @@ def trilemma(root: Path, comparison: Source) -> Section:
     svg = existing(Layout(root).reports / "trilemma.svg", "compare").read_text(encoding="utf-8")
     distance = comparison.get("measured.distance")
     caption = (
-        "Each point is one set of samples, numbered as in the key; bars are 95 % intervals. Filled points are on the front: no "
-        "other sample is as fast, as good and as diverse. Good is at the lower right of the left panel and at the upper right "
-        "of the right one."
+        "Each point is one set of samples, numbered as in the legend; bars are 95 % intervals. Filled points are on the front: "
+        "no other sample is as fast, as good and as diverse. Good is at the lower right of the left panel and at the upper "
+        "right of the right one."
     )
     return Section(
         title,

@@ -47,7 +47,7 @@ def columns(study: Study) -> list[Column]:
 
 
 def figure(place: Layout, name: str, study: Study) -> str | None:
-    """The SVG that the study drew, or None where it draws none."""
+    """The study's SVG, or None where it has none."""
     if not study["figure"]:
         return None
     return existing(place.study(name) / "figure.svg", f"study@{name}").read_text(encoding="utf-8")

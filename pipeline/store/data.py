@@ -32,7 +32,7 @@ class DataDirectory:
 
     @classmethod
     def open(cls, path: str | Path) -> DataDirectory:
-        """Raises ValueError where spec.json is missing or damaged, or its images cannot be drawn."""
+        """Raises ValueError where spec.json is missing or damaged, or no picture can show its images."""
         folder = Path(path)
         file = folder / "spec.json"
         if not file.is_file():
@@ -67,7 +67,7 @@ class DataDirectory:
 
 
 def check_drawable(shape: Sequence[int], whose: str) -> None:
-    """Raises ValueError for images (C, H, W) that no picture can show: samples of a model of them could not be drawn."""
+    """Raises ValueError for images (C, H, W) that no picture can show: samples of a model of them could not be looked at."""
     if shape[0] not in (1, 3):
         raise ValueError(f"{whose} has images of {shape[0]} channels; allowed: 1 (grey) or 3 (red, green, blue)")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import schema
+from pipeline.core.rounding import to_digits
 from pipeline.validation import batches, site
 from pipeline.validation.rules import Rule, data_rules, sample_rules
 from pipeline.validation.table import Metadata
@@ -136,7 +137,7 @@ def _plain(rule: Rule, entry: Any, frame: DataFrame) -> dict[str, Any]:
 
 def _number(value: float) -> float | str:
     """Six significant digits; JSON has no infinity and no NaN, so these are words."""
-    return float(f"{value:.6g}") if math.isfinite(value) else str(value)
+    return to_digits(value, 6) if math.isfinite(value) else str(value)
 
 
 def _short(value: Any) -> str:

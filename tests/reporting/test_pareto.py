@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.reporting.conclusion import conclusion, listed
+from pipeline.reporting.conclusion import conclusion, enumerated
 from pipeline.reporting.pareto import Dominance, axes, dominates, dominators
 
 AXES = axes("fd")
@@ -104,4 +104,4 @@ def test_one_sample_is_its_own_conclusion() -> None:
 
 
 def test_lists_are_read_aloud() -> None:
-    assert [listed(list(names)) for names in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
+    assert [enumerated(list(names)) for names in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
