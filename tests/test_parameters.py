@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ def test_an_override_changes_one_value(name: str, every: int, tmp_path: Path) ->
     file = tmp_path / "params.yaml"
     before = plain(ROOT / name)
     for path, value in list(leaves(before))[::every]:
-        file.write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
+        text = (ROOT / name).read_text(encoding="utf-8")
+        file.write_text(text, encoding="utf-8")
         new = another(value)
         apply_overrides(file, [f"{'.'.join(path)}={written(new)}"])
         expected = copy.deepcopy(before)
@@ -81,6 +83,10 @@ def test_an_override_changes_one_value(name: str, every: int, tmp_path: Path) ->
             inner = inner[key]
         inner[path[-1]] = new
         assert plain(file) == expected, path
+        # The file is in the layout that DVC writes: a reviewer sees the one line that was changed (a list gets one more).
+        changed = [line for line in difflib.ndiff(text.splitlines(), file.read_text("utf-8").splitlines()) if line[0] in "+-"]
+        shown = ["-+"] if not isinstance(value, list) else ["-+", "+" if value else "-++"]
+        assert "".join(line[0] for line in changed) in shown, changed
         assert tuples(expected) == read(file)
 
 
