@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= locked
 BIN := $(VENV)/bin
+# One process for each core (tests/conftest.py gives each one thread). For a debugger: make test SIDE_BY_SIDE=
+SIDE_BY_SIDE ?= --numprocesses=auto --dist=worksteal
 READY := $(VENV)/.ready-$(TORCH)
 UV := $(BIN)/uv pip
 export PATH := $(abspath $(BIN)):$(PATH)
@@ -23,10 +25,11 @@ demo: $(READY)
 	@echo; echo "The report: $(CURDIR)/reports/index.html"
 
 test: $(READY)
-	python -m pytest -m "not slow"
+	python -m pytest -m "not slow" $(SIDE_BY_SIDE)
 
-test-all: $(READY)
-	python -m pytest
+# The slow ones start many processes and wait for them: one after the other.
+test-all: test
+	python -m pytest -m slow
 
 lint: $(READY)
 	ruff check .

@@ -36,3 +36,5 @@ def test_the_first_page_shows_the_example_as_it_is() -> None:
     blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     code = EXAMPLE.read_text(encoding="utf-8").split('"""', 2)[2].strip()
     assert [block.strip() for block in blocks] == [code]
+    statements = [line for line in code.splitlines() if line and not line.startswith(("import ", "from "))]
+    assert len(statements) <= 12, "a stranger reads it at a glance"

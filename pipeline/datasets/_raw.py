@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,12 @@ class Raw:
     class_names: tuple[str, ...]
     source: str
     density: Mapping[str, Any] | None = None
+
+    def split(self, name: Literal["train", "test"]) -> tuple[NDArray[np.uint8], NDArray[np.int64], int]:
+        """Images, labels and levels of one split."""
+        if name == "train":
+            return self.train_images, self.train_labels, self.levels
+        return self.test_images, self.test_labels, self.levels
 
     def __post_init__(self) -> None:
         assert len(self.class_names) == self.classes, (self.class_names, self.classes)
